@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made on first use and reused afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check format notebook-kernel clean
+
+demo: $(VENV)/.local ## replay the shipped conversation
+	$(BIN)/memkit demo $(ARGS)
+
+test: $(VENV)/.dev ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.base: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "memkit needs Python 3.11 or newer; try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) hatchling editables
+	@touch $@
+
+# The build backend is installed above at its pinned version, hence no isolation.
+$(VENV)/.local $(VENV)/.dev: $(VENV)/.%: $(VENV)/.base pyproject.toml constraints.txt
+	@echo "installing memkit[$*] into $(VENV) (a few minutes the first time)"
+	$(INSTALL) --no-build-isolation -e '.[$*]'
+	@touch $@

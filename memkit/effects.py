@@ -1,0 +1,116 @@
+"""One body for sync and async.
+
+A node's logic is a generator: it yields what it wants from the outside (ask a model, use a store)
+and gets the answer sent back. `run` and `arun` drive such a generator; an exception of the effect
+is raised at the `yield`, where the body can catch it.
+
+    def recall(store):
+        (items,) = yield StoreBatch(store, [SearchOp(("users", "ann"), query="tea")])
+        return items
+
+    run(recall(store))  # or: await arun(recall(store))
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.store.base import BaseStore, Op
+
+
+T = TypeVar("T")
+
+
+class Effect(Protocol):
+    """Something a body may ask of the outside world."""
+
+    def run(self) -> Any:
+        """Do it and return the answer."""
+
+    async def arun(self) -> Any:
+        """Do it without blocking the event loop."""
+
+
+Body: TypeAlias = Generator[Effect, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBatch:
+    """Run store operations in one round trip; the answer is a list of results in their order."""
+
+    store: BaseStore
+    ops: Sequence[Op]
+
+    def run(self) -> Any:
+        """Return `store.batch(ops)`."""
+        return self.store.batch(self.ops)
+
+    async def arun(self) -> Any:
+        """Return `await store.abatch(ops)`."""
+        return await self.store.abatch(self.ops)
+
+
+@dataclass(frozen=True, slots=True)
+class AskModel:
+    """Call a chat model (or a structured-output runnable over one); the answer is its output."""
+
+    model: Runnable[Any, Any]
+    messages: Sequence[BaseMessage]
+    config: RunnableConfig
+
+    def run(self) -> Any:
+        """Return `model.invoke(messages)`."""
+        return self.model.invoke(list(self.messages), self.config)
+
+    async def arun(self) -> Any:
+        """Return `await model.ainvoke(messages)`."""
+        return await self.model.ainvoke(list(self.messages), self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTexts:
+    """Embed texts as documents; the answer is one list of floats per text."""
+
+    embeddings: Embeddings
+    texts: Sequence[str]
+
+    def run(self) -> Any:
+        """Return `embed_documents(texts)`."""
+        return self.embeddings.embed_documents(list(self.texts))
+
+    async def arun(self) -> Any:
+        """Return `await aembed_documents(texts)`."""
+        return await self.embeddings.aembed_documents(list(self.texts))
+
+
+def run(body: Body[T]) -> T:
+    """Drive a body to its end, blocking."""
+    try:
+        effect = next(body)
+        while True:
+            try:
+                answer = effect.run()
+            except Exception as error:  # noqa: BLE001 - handed to the body, which decides
+                effect = body.throw(error)
+            else:
+                effect = body.send(answer)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+async def arun(body: Body[T]) -> T:
+    """Drive a body to its end on the running event loop."""
+    try:
+        effect = next(body)
+        while True:
+            try:
+                answer = await effect.arun()
+            except Exception as error:  # noqa: BLE001 - handed to the body, which decides
+                effect = body.throw(error)
+            else:
+                effect = body.send(answer)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]

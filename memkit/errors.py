@@ -1,0 +1,46 @@
+"""Every exception that memkit raises on purpose.
+
+A message says what happened, with which value, and what to do next. The docstring of a class is
+its message where none is given.
+"""
+
+import inspect
+
+
+class MemkitError(Exception):
+    """Something in memkit went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class ConfigError(MemkitError, ValueError):
+    """A setting, a state key or a data file is missing or cannot be used."""
+
+
+class BudgetTooSmall(MemkitError, ValueError):
+    """What must be kept (system messages, the latest turn) does not fit the token budget."""
+
+
+class StoreMissing(MemkitError):
+    """The graph has no store; compile it with builder.compile(store=...)."""
+
+
+class StoreError(MemkitError):
+    """The store could not do what was asked; nothing of the batch was written."""
+
+
+class DimensionMismatch(StoreError):
+    """The embeddings have another number of dimensions than the vectors in the store."""
+
+
+class MigrationError(StoreError):
+    """The tables of the store are missing, or differ from what this version of memkit expects."""
+
+
+class VersionConflict(StoreError):
+    """The item was changed by someone else since it was read."""
+
+
+class PruneUnsafe(MemkitError):
+    """Pruning would leave a thread that cannot be resumed; nothing was removed."""

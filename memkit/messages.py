@@ -1,0 +1,147 @@
+"""Reading a list of messages: ids, times, texts, valid tool traffic, turns. Pure.
+
+A *turn* is a human message and everything up to the next one. A *tool group* is an AI message with
+tool calls and all of their results; it is kept or dropped as a whole.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+TIMESTAMP = "timestamp"
+"""Key of `additional_kwargs` that holds when a message was said, ISO 8601 with an offset."""
+
+
+def message_ids(messages: Sequence[BaseMessage]) -> list[str]:
+    """Return an id per message: its own, or position and content digest where it has none.
+
+    A state that appends with `operator.add` assigns no ids; since nothing can be removed from such
+    a state either, the position is stable.
+    """
+    return [m.id or f"{i}:{_digest(m)}" for i, m in enumerate(messages)]
+
+
+def _digest(message: BaseMessage) -> str:
+    return hashlib.sha256(f"{message.type}\0{message.content}".encode()).hexdigest()[:16]
+
+
+def said_at(message: BaseMessage) -> datetime | None:
+    """Return when the message was said, in UTC, or None if it does not say.
+
+    Args:
+        message: Its time is `additional_kwargs["timestamp"]`, a `datetime` or an ISO 8601 string;
+            one without an offset is taken as UTC. What cannot be read counts as absent, since a
+            message from outside must not stop a conversation.
+    """
+    value = message.additional_kwargs.get(TIMESTAMP)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now_of(messages: Sequence[BaseMessage], clock: datetime) -> datetime:
+    """Return the time of the latest human message, or `clock` where it does not say.
+
+    A conversation that is replayed months later is so judged as of the day it took place.
+    """
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return said_at(message) or clock
+    return clock
+
+
+def text_of(message: BaseMessage) -> str:
+    """Return the text of a message: its content, or the text parts of it joined by newlines."""
+    if isinstance(message.content, str):
+        return message.content
+    parts = (
+        part if isinstance(part, str) else part.get("text", "")
+        for part in message.content
+        if isinstance(part, str) or part.get("type") == "text"
+    )
+    return "\n".join(part for part in parts if part)
+
+
+def speaker_of(message: BaseMessage) -> str:
+    """Return who speaks: the message's name, else its role ("user", "assistant", ...)."""
+    if message.name:
+        return message.name
+    return {"human": "user", "ai": "assistant"}.get(message.type, message.type)
+
+
+def call_ids(message: BaseMessage) -> set[str]:
+    """Return the ids of all tool calls of a message, those with unreadable arguments included."""
+    if not isinstance(message, AIMessage):
+        return set()
+    return {c["id"] or "" for c in (*message.tool_calls, *message.invalid_tool_calls)}
+
+
+def orphans(messages: Sequence[BaseMessage]) -> set[int]:
+    """Return the positions of tool traffic that no provider accepts.
+
+    These are results without their call, a second result for one call, and calls that lack a
+    result, together with the results they do have.
+    """
+    bad: set[int] = set()
+    open_call: int | None = None
+    waiting: set[str] = set()
+    results: list[int] = []
+
+    def close() -> None:
+        if open_call is not None and waiting:
+            bad.update((open_call, *results))
+
+    for i, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id in waiting:
+                waiting.discard(message.tool_call_id)
+                results.append(i)
+            else:
+                bad.add(i)
+        elif isinstance(message, AIMessage | HumanMessage):
+            close()
+            waiting = call_ids(message)
+            open_call, results = (i if waiting else None), []
+    close()
+    return bad
+
+
+def turn_starts(messages: Sequence[BaseMessage]) -> list[int]:
+    """Return the positions at which a history may be cut: the human messages."""
+    return [i for i, m in enumerate(messages) if isinstance(m, HumanMessage)]
+
+
+def turn_start_at(messages: Sequence[BaseMessage], position: int) -> int:
+    """Return where the turn begins that `position` lies in; 0 before the first human message."""
+    return max((i for i in turn_starts(messages) if i <= position), default=0)
+
+
+def leading_system(messages: Sequence[BaseMessage]) -> int:
+    """Return how many system messages the list begins with."""
+    for i, message in enumerate(messages):
+        if not isinstance(message, SystemMessage):
+            return i
+    return len(messages)
+
+
+def after(ids: Sequence[str], cursor: str | None) -> int:
+    """Return the position behind the message `cursor`, or 0 if it is not (or no longer) there."""
+    if cursor is None:
+        return 0
+    try:
+        return ids.index(cursor) + 1
+    except ValueError:
+        return 0
