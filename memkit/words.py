@@ -15,15 +15,13 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 # Function words of English; a text in another language simply keeps all of its words.
 STOP_WORDS = frozenset(
-    """
-    a about after again all also am an and any are as at be because been before being but by can
-    could did do does doing don't down during each few for from further get got had has have having
-    he her here hers him his how i i'd i'll i'm i've if in into is it it's its just like me more
-    most my no nor not now of off oh on once only or other our out over own really same she should
-    so some such than that that's the their them then there these they this those through to too
-    under until up very was we were what when where which while who whom why will with would yeah
-    yes you you're your yours
-    """.split()
+    "a about after again all also am an and any are as at be because been before being but by can "  # noqa: SIM905 - or 120 lines
+    "could did do does doing don't down during each few for from further get got had has have "
+    "having he her here hers him his how i i'd i'll i'm i've if in into is it it's its just like "
+    "me more most my no nor not now of off oh on once only or other our out over own really same "
+    "she should so some such than that that's the their them then there these they this those "
+    "through to too under until up very was we were what when where which while who whom why will "
+    "with would yeah yes you you're your yours".split(" ")
 )
 
 

@@ -1,0 +1,107 @@
+"""A fact: one plain sentence about a person, with its dates and where it was said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from memkit.errors import ConfigError
+
+Status = Literal["current", "superseded", "retracted"]
+_TIMES = ("first_seen", "last_updated", "last_confirmed", "valid_from", "valid_to")
+
+SINGLE_VALUED = frozenset(
+    {
+        "home_address", "name", "job", "employer", "email", "phone", "birthday", "language",
+        "marital_status",
+    }
+)  # fmt: skip
+"""Attributes of which a person has one value at a time: a new one ends the old one."""
+
+
+def as_utc(value: datetime | str | None) -> datetime | None:
+    """Return a time in UTC; a string is ISO 8601, and one without an offset is taken as UTC.
+
+    Raises:
+        ConfigError: The string is not a time.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ConfigError(f"not an ISO 8601 time: {value!r}") from None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a person stated, and when.
+
+    Attributes:
+        text: One plain sentence.
+        kind: One word: address, job, preference, statement, ...
+        subject: Whom it is about: a speaker's name, or "user".
+        attribute: What of the subject it tells, where that has a name ("home_address").
+        confidence: From 0 to 1.
+        status: "current", "superseded" (by a later fact) or "retracted" (by the person).
+        first_seen: When it was first said.
+        last_updated: When it was last said or changed.
+        last_confirmed: When the person last said or confirmed it; never moved by a read.
+        valid_from: Since when it holds, where known.
+        valid_to: Until when it held, where known.
+        supersedes: Key of the fact that it replaced.
+        source: `{"thread_id", "message_ids", "checkpoint_id"}`.
+        key: Key of the store item.
+
+    Times may be given as `datetime` or ISO 8601 strings; they are kept as `datetime` in UTC.
+    """
+
+    text: str
+    kind: str = "statement"
+    subject: str = "user"
+    attribute: str | None = None
+    confidence: float = 1.0
+    status: Status = "current"
+    first_seen: datetime | None = None
+    last_updated: datetime | None = None
+    last_confirmed: datetime | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    supersedes: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ConfigError("a fact needs a text")
+        if not 0 <= self.confidence <= 1:
+            raise ConfigError(f"confidence is from 0 to 1, got {self.confidence!r}")
+        if self.status not in get_args(Status):
+            raise ConfigError(f"status is one of {get_args(Status)}, got {self.status!r}")
+        for name in _TIMES:
+            object.__setattr__(self, name, as_utc(getattr(self, name)))
+
+    @property
+    def message_ids(self) -> list[str]:
+        """Ids of the messages that say so."""
+        return list(self.source.get("message_ids") or [])
+
+    def to_value(self) -> dict[str, Any]:
+        """Return the value of the store item, JSON-native, with times as ISO 8601 in UTC."""
+        value = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
+        for name in _TIMES:
+            value[name] = value[name].isoformat() if value[name] else None
+        value["source"] = dict(self.source)
+        return value
+
+    @classmethod
+    def from_value(cls, key: str, value: Mapping[str, Any]) -> "Fact":
+        """Return the fact that a store item holds; unknown fields of the value are left aside."""
+        known = {f.name for f in fields(cls)} - {"key"}
+        return cls(key=key, **{k: v for k, v in value.items() if k in known})
+
+    def changed(self, **changes: Any) -> "Fact":
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
