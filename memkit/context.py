@@ -272,9 +272,7 @@ def find_start(
         bad: Positions that are left out anyway.
     """
     bad = orphans(messages) if bad is None else bad
-    always = [
-        m for i, m in enumerate(messages) if isinstance(m, SystemMessage) and i not in bad
-    ]
+    always = [m for i, m in enumerate(messages) if isinstance(m, SystemMessage) and i not in bad]
     fixed = budget.count([*always, *extras]) + extra_tokens
     sizes = [
         0 if i in bad or isinstance(m, SystemMessage) else budget.count_one(m)
@@ -303,9 +301,7 @@ def _extras(
     extras: list[BaseMessage] = []
     if summary and summary["text"].strip():
         extras.append(
-            SystemMessage(
-                prompts.fill("summary_in_view", summary=summary["text"]), id=SUMMARY_ID
-            )
+            SystemMessage(prompts.fill("summary_in_view", summary=summary["text"]), id=SUMMARY_ID)
         )
     lines: list[str] = []
     message = None

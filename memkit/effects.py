@@ -20,7 +20,6 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.store.base import BaseStore, Op
 
-
 T = TypeVar("T")
 
 

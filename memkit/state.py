@@ -39,9 +39,7 @@ class Recalled(TypedDict):
     thread_id: str | None
 
 
-def merge_memory(
-    left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def merge_memory(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the entries of both, of each node the one that was written later.
 
     A node writes the entries of the others along with its own; where two nodes ran side by side,

@@ -1,0 +1,17 @@
+"""Graph nodes: each does one thing, and slots into any checkpointed graph."""
+
+from memkit.nodes.extract import FactExtractor
+from memkit.nodes.recall import MemoryRecall
+from memkit.nodes.record import TurnRecorder
+from memkit.nodes.summarize import RollingSummarizer
+from memkit.nodes.trim import TokenTrimmer
+from memkit.nodes.verify import StaleFactCheck
+
+__all__ = [
+    "FactExtractor",
+    "MemoryRecall",
+    "RollingSummarizer",
+    "StaleFactCheck",
+    "TokenTrimmer",
+    "TurnRecorder",
+]

@@ -1,0 +1,234 @@
+"""What every node shares: any kind of state, the store, the clock, one body for both modes."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.runtime import Runtime, get_runtime
+from langgraph.store.base import BaseStore
+
+from memkit.effects import Body, arun, run
+from memkit.errors import ConfigError, StoreMissing
+from memkit.messages import now_of
+
+Update: TypeAlias = dict[str, Any]
+
+FACTS_NAMESPACE = ("users", "{user_id}", "facts")
+TURNS_NAMESPACE = ("users", "{user_id}", "turns")
+
+# LangGraph hands every node a function to read channels under this key; it is the one way for a
+# node to learn which channels its graph has. tests/contract holds it to that.
+READ_CHANNEL = "__pregel_read"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One call of a node: its state, its config, and what the graph gives it."""
+
+    state: Any
+    config: RunnableConfig
+    runtime: Runtime[Any] | None
+    node: str
+
+    def read(self, key: str) -> Any:
+        """Return a value of the state (dict, dataclass or pydantic model), None if unset."""
+        if isinstance(self.state, Mapping):
+            return self.state.get(key)
+        return getattr(self.state, key, None)
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread this call belongs to."""
+        value = (self.config.get("configurable") or {}).get("thread_id")
+        return None if value is None else str(value)
+
+    @property
+    def checkpoint_id(self) -> str | None:
+        """The checkpoint this call started from."""
+        info = getattr(self.runtime, "execution_info", None)
+        return getattr(info, "checkpoint_id", None)
+
+    @property
+    def store(self) -> BaseStore:
+        """The store of the graph.
+
+        Raises:
+            StoreMissing: The graph was compiled without one.
+        """
+        store = self.runtime.store if self.runtime is not None else None
+        if store is None:
+            raise StoreMissing(
+                f"{self.node} needs a store, and this graph has none; "
+                "compile it with builder.compile(store=...)"
+            )
+        return store
+
+    def emit(self, **event: Any) -> None:
+        """Send a custom stream event `{"memkit": node, ...}`."""
+        if self.runtime is not None:
+            self.runtime.stream_writer({"memkit": self.node, **event})
+
+    def namespace(self, template: Sequence[str]) -> tuple[str, ...]:
+        """Fill `{name}` in a namespace from the config, the runtime context, then the state.
+
+        Raises:
+            ConfigError: A name is in none of them, or empty.
+        """
+        return tuple(
+            _PLACEHOLDER.sub(lambda match: escape_label(self._lookup(match[1])), label)
+            for label in template
+        )
+
+    def _lookup(self, name: str) -> str:
+        context = self.runtime.context if self.runtime is not None else None
+        for source in (self.config.get("configurable") or {}, context, self.state):
+            value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+            if value not in (None, ""):
+                return str(value)
+        raise ConfigError(
+            f"{self.node} needs {name!r} for its namespace, and it is in neither the config, the "
+            f'runtime context nor the state; pass {{"configurable": {{"{name}": "…"}}}}'
+        )
+
+
+def escape_label(value: str) -> str:
+    """Return a namespace label for any text: LangGraph refuses dots and NUL in labels.
+
+    They are percent-encoded, and so is the percent sign, so that two users never share a label.
+    """
+    return value.replace("%", "%25").replace(".", "%2E").replace("\0", "%00")
+
+
+def check_namespace(template: Sequence[str]) -> tuple[str, ...]:
+    """Return a namespace template as a tuple.
+
+    Raises:
+        ConfigError: It is empty, a plain string, or a label is empty or holds a dot.
+    """
+    if isinstance(template, str) or not template:
+        raise ConfigError(
+            f'a namespace is a tuple of labels like ("users", "{{user_id}}"), got {template!r}'
+        )
+    for label in template:
+        if not isinstance(label, str) or not label or "." in label:
+            raise ConfigError(f"a namespace label is a text without dots, got {label!r}")
+    return tuple(template)
+
+
+def resolve_model(model: BaseChatModel | Runnable[Any, Any] | str | None) -> Any:
+    """Return a chat model: as given, or made from a name by `init_chat_model`.
+
+    Raises:
+        ConfigError: A name was given and LangChain is not installed, or the name is unknown.
+    """
+    if not isinstance(model, str):
+        if model is not None and not isinstance(model, Runnable):
+            raise ConfigError(f"model is a chat model, a name or None, got {type(model).__name__}")
+        return model
+    try:
+        from langchain.chat_models import init_chat_model  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise ConfigError(
+            f"a model given by name ({model!r}) needs LangChain: pip install 'memkit[agents]'"
+        ) from None
+    try:
+        return init_chat_model(model)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"cannot make a chat model of {model!r}: {error}") from error
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
+
+
+class MemoryNode(Runnable[Any, Update]):
+    """A graph node whose body is written once and runs under invoke and ainvoke.
+
+    Args:
+        messages_key: The state key that holds the messages.
+        memory_key: The state key that holds the cursors of all memkit nodes.
+        clock: Returns the time for messages that carry none; the default is the current time.
+    """
+
+    def __init__(
+        self,
+        *,
+        messages_key: str = "messages",
+        memory_key: str = "memory",
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.name: str | None = type(self).__name__
+        self.messages_key = messages_key
+        self.memory_key = memory_key
+        self.clock = clock
+
+    @abstractmethod
+    def body(self, visit: Visit) -> Body[Update]:
+        """Yield effects, and return the update of the state."""
+
+    @property
+    @abstractmethod
+    def writes(self) -> tuple[str, ...]:
+        """The state keys this node writes."""
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Update:  # noqa: A002 - Runnable's name
+        """Return the update for a state."""
+        return run(self.body(self._visit(input, config)))
+
+    async def ainvoke(
+        self,
+        input: Any,  # noqa: A002 - Runnable's name
+        config: RunnableConfig | None = None,
+        **_: Any,
+    ) -> Update:
+        """Return the update for a state, without blocking the event loop."""
+        return await arun(self.body(self._visit(input, config)))
+
+    def _visit(self, state: Any, config: RunnableConfig | None) -> Visit:
+        config = config or {}
+        configurable = config.get("configurable") or {}
+        in_graph = READ_CHANNEL in configurable
+        if in_graph:
+            self._check_channels(configurable[READ_CHANNEL])
+        return Visit(state, config, get_runtime() if in_graph else None, self.name or "")
+
+    def _check_channels(self, read: Callable[[str, bool], Any]) -> None:
+        for key in (self.messages_key, *self.writes):
+            try:
+                read(key, False)
+            except KeyError:
+                raise ConfigError(
+                    f"{self.name} uses the state key {key!r}, which this graph's state does not "
+                    "declare, so that LangGraph would drop what is written there. Let the state "
+                    "extend memkit.MemoryState, or give the node the name of your key."
+                ) from None
+
+    def messages(self, visit: Visit) -> list[BaseMessage]:
+        """Return the messages of the state."""
+        return list(visit.read(self.messages_key) or [])
+
+    def now(self, messages: Sequence[BaseMessage]) -> datetime:
+        """Return the time of the turn: when it was said, else the clock."""
+        return now_of(messages, self.clock())
+
+    def cursor(self, visit: Visit, entry: str) -> dict[str, Any]:
+        """Return this node's entry of the cursors, empty at first."""
+        return dict((visit.read(self.memory_key) or {}).get(entry) or {})
+
+    def with_cursor(self, visit: Visit, entry: str, values: Mapping[str, Any]) -> Update:
+        """Return the update that sets this node's entry.
+
+        The other entries go along, so that a state key without a reducer works too; `writes` tells
+        `merge_memory` which of two is the later one when nodes ran side by side.
+        """
+        entries = visit.read(self.memory_key) or {}
+        writes = (entries.get(entry) or {}).get("writes", 0) + 1
+        return {self.memory_key: {**entries, entry: {**values, "writes": writes}}}

@@ -1,0 +1,75 @@
+"""TurnRecorder: turns as they were said, as a second kind of memory."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.store.base import PutOp
+
+from memkit.effects import Body, StoreBatch
+from memkit.messages import after, message_ids, said_at, speaker_of, text_of
+from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace
+
+
+def memory_key(*parts: object) -> str:
+    """Return a key that is the same whenever the same thing is written again."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+class TurnRecorder(MemoryNode):
+    """Keeps every human and assistant message that has a text, with its speaker and time.
+
+    Writing is idempotent: the key of an item is made of thread and message id, so that a retry, a
+    replay or a second worker writes the same item again.
+
+    Args:
+        namespace: Where turns are kept.
+        kwargs: See MemoryNode.
+
+    State:
+        Reads messages, memory; writes `memory["record"]`.
+
+    Cost:
+        One `batch` of the store per call; one embedding per new message.
+    """
+
+    def __init__(self, *, namespace: Sequence[str] = TURNS_NAMESPACE, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.namespace = check_namespace(namespace)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The state keys this node writes."""
+        return (self.memory_key,)
+
+    def body(self, visit: Visit) -> Body[Update]:
+        """Write the messages behind the cursor."""
+        messages = self.messages(visit)
+        ids = message_ids(messages)
+        begin = after(ids, self.cursor(visit, "record").get("through_id"))
+        if begin == len(messages):
+            return {}
+        store = visit.store
+        namespace = visit.namespace(self.namespace)
+        puts = []
+        for i in range(begin, len(messages)):
+            message = messages[i]
+            text = text_of(message).strip()
+            if not text or not isinstance(message, HumanMessage | AIMessage):
+                continue
+            at = (said_at(message) or self.now(messages)).isoformat()
+            value = {
+                "text": f"{speaker_of(message)}: {text}",
+                "kind": "turn",
+                "speaker": speaker_of(message),
+                "last_updated": at,
+                "source": {"thread_id": visit.thread_id, "message_ids": [ids[i]]},
+            }
+            puts.append(
+                PutOp(namespace, memory_key(visit.thread_id, ids[i]), value, index=["text"])
+            )
+        if puts:
+            yield StoreBatch(store, puts)
+        visit.emit(recorded=len(puts))
+        return self.with_cursor(visit, "record", {"through_id": ids[-1]})

@@ -1,0 +1,124 @@
+"""FactExtractor with scripted models: what is believed, and that nothing is written twice."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.store.memory import InMemoryStore
+
+from memkit import FactExtractor, MemoryState
+from tests.graphs import config, said
+from tests.scripted import ScriptedModel, facts_reply
+
+FACTS = ("users", "ann@example%2Ecom", "facts")
+MOVED = {
+    "text": "The user moved to 3 Harbour Road in Hamburg.",
+    "kind": "address",
+    "attribute": "home_address",
+    "message_ids": ["1"],
+}
+
+
+def graph_with(model: Any, store: InMemoryStore) -> Any:
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("remember", FactExtractor(model))
+    builder.add_edge(START, "remember")
+    return builder.compile(checkpointer=InMemorySaver(), store=store)
+
+
+def test_a_models_facts_are_kept_with_their_source() -> None:
+    store = InMemoryStore()
+    model = ScriptedModel(lambda _: facts_reply(MOVED))
+    graph = graph_with(model, store)
+    message = said("I moved to 3 Harbour Road in Hamburg.", "05-01", id="m1")
+    graph.invoke({"messages": [message]}, config("t"))
+    (item,) = store.search(FACTS)
+    assert item.value["text"] == MOVED["text"]
+    assert item.value["attribute"] == "home_address"
+    assert item.value["last_updated"] == "2026-05-01T12:00:00+00:00"
+    assert item.value["source"]["message_ids"] == ["m1"]
+    assert "[1] user: I moved to 3 Harbour Road" in str(model.prompts[0][1].content)
+
+
+@pytest.mark.parametrize(
+    "proposed",
+    [
+        {**MOVED, "text": "The user owns two dogs and a boat."},
+        {**MOVED, "message_ids": ["2"]},  # what the assistant said
+        {**MOVED, "message_ids": ["9"]},
+        {**MOVED, "message_ids": []},
+    ],
+)
+def test_what_no_person_said_is_not_believed(proposed: dict[str, Any]) -> None:
+    store = InMemoryStore()
+    graph = graph_with(ScriptedModel(lambda _: facts_reply(proposed)), store)
+    messages = [
+        HumanMessage("I moved to 3 Harbour Road in Hamburg.", id="m1"),
+        AIMessage("So you moved to 3 Harbour Road in Hamburg.", id="m2"),
+    ]
+    events = list(graph.stream({"messages": messages}, config("t"), stream_mode="custom"))
+    assert store.search(FACTS) == []
+    assert proposed["message_ids"] == [] or events == [] or events[-1].get("add", 0) == 0
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_failed_or_unreadable_reply_is_tried_again_on_the_next_turn(mode: str) -> None:
+    replies: Iterator[Any] = iter(
+        [AIMessage("no JSON here"), TimeoutError("slow"), facts_reply(MOVED)]
+    )
+
+    def answer(_: Any) -> AIMessage:
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            raise reply
+        return cast("AIMessage", reply)
+
+    store = InMemoryStore()
+    graph = graph_with(ScriptedModel(answer), store)
+
+    def call(text: str) -> dict[str, Any]:
+        given = {"messages": [HumanMessage(text)]}
+        if mode == "async":
+            return dict(asyncio.run(graph.ainvoke(given, config("t"))))
+        return dict(graph.invoke(given, config("t")))
+
+    for text in ("I moved to 3 Harbour Road in Hamburg.", "Hello?"):
+        assert "extract" not in call(text)["memory"]
+        assert store.search(FACTS) == []
+    values = call("Are you there?")
+    assert values["memory"]["extract"]["through_id"] == values["messages"][-1].id
+    assert [f.value["text"] for f in store.search(FACTS)] == [MOVED["text"]]
+
+
+def test_only_new_messages_are_read() -> None:
+    model = ScriptedModel(lambda _: facts_reply())
+    graph = graph_with(model, InMemoryStore())
+    for text in ("first thing", "second thing"):
+        graph.invoke({"messages": [HumanMessage(text)]}, config("t"))
+    assert "first thing" not in str(model.prompts[1][1].content)
+    graph.invoke({"messages": []}, config("t"))
+    assert len(model.prompts) == 2
+
+
+def test_a_move_told_in_several_threads_leaves_one_current_address() -> None:
+    store = InMemoryStore()
+    graph = graph_with(None, store)
+    for n, (text, day) in enumerate(
+        [
+            ("I live at 14 Linden Street.", "01-01"),
+            ("As I said, I live at 14 Linden Street.", "02-01"),
+            ("I moved to 3 Harbour Road.", "03-01"),
+            ("I moved to 3 Harbour Road.", "04-01"),
+        ]
+    ):
+        graph.invoke({"messages": [said(text, day)]}, config(f"t{n}"))
+    facts = [f.value for f in store.search(FACTS)]
+    (current,) = [f for f in facts if f["status"] == "current"]
+    assert current["text"] == "I moved to 3 Harbour Road."
+    assert current["first_seen"].startswith("2026-03-01")
+    assert current["last_confirmed"].startswith("2026-04-01")
+    assert all(f["valid_to"] for f in facts if f["status"] == "superseded")
