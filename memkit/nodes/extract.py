@@ -189,7 +189,7 @@ class FactExtractor(MemoryNode):
         config = {**visit.config, "tags": [*(visit.config.get("tags") or []), "nostream"]}
         try:
             structured = self.model.with_structured_output(
-                ProposedFacts, method="json_schema", include_raw=True
+                ProposedFacts.model_json_schema(), method="json_schema", include_raw=True
             )
         except (NotImplementedError, ValueError, TypeError, AttributeError):
             structured = None
