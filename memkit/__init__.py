@@ -1,24 +1,24 @@
 """memkit: memory for LangGraph agents."""
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from memkit.context import ContextBudget, context, trim
-from memkit.facts import StalenessPolicy
-from memkit.nodes import (
-    FactExtractor,
-    MemoryRecall,
-    RollingSummarizer,
-    StaleFactCheck,
-    TokenTrimmer,
-    TurnRecorder,
-)
-from memkit.state import MemoryState
-from memkit.tokens import count_tokens
-from memkit.wiring import add_memory
-
 if TYPE_CHECKING:
+    from memkit.facts import StalenessPolicy
+    from memkit.nodes import (
+        FactExtractor,
+        MemoryRecall,
+        RollingSummarizer,
+        StaleFactCheck,
+        TokenTrimmer,
+        TurnRecorder,
+    )
+    from memkit.state import MemoryState
     from memkit.store import SemanticStore
+    from memkit.tokens import count_tokens
+    from memkit.view import ContextBudget, context, trim
+    from memkit.wiring import add_memory
 
 __version__ = version("memkit")
 __all__ = [
@@ -38,11 +38,24 @@ __all__ = [
     "trim",
 ]
 
+# Loaded when they are asked for: nodes run without psycopg, and the command line starts at once.
+_HOMES = {
+    "ContextBudget": "memkit.view",
+    "MemoryState": "memkit.state",
+    "SemanticStore": "memkit.store",
+    "StalenessPolicy": "memkit.facts",
+    "add_memory": "memkit.wiring",
+    "context": "memkit.view",
+    "count_tokens": "memkit.tokens",
+    "trim": "memkit.view",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # psycopg is loaded when the store is asked for: nodes run without it.
-    if name == "SemanticStore":
-        from memkit.store import SemanticStore
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "memkit.nodes")), name)
 
-        return SemanticStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

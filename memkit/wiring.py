@@ -11,7 +11,6 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, StateGraph
 from typing_extensions import TypedDict
 
-from memkit.context import ContextBudget, context
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
 from memkit.nodes import (
@@ -24,6 +23,7 @@ from memkit.nodes import (
 )
 from memkit.nodes.base import READ_CHANNEL
 from memkit.state import MemoryState, Source
+from memkit.view import ContextBudget, context
 
 _KEYS = ("summary", "recalled", "llm_input_messages", "memory")
 

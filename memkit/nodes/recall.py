@@ -26,8 +26,8 @@ class MemoryRecall(MemoryNode):
     """Searches the store for what the latest human message is about.
 
     Current facts, and with `sources=("facts", "turns")` the turns as said, come back in one list,
-    best first; a memory whose messages a better one already cites is left out, and so is what the
-    model sees anyway because it was said in this thread since the last cut.
+    best first. A fact takes the place of the turn it was taken from. What the model sees anyway,
+    because it was said in this thread since the last cut, is left out.
 
     Args:
         limit: The most memories to return.
@@ -107,9 +107,6 @@ class MemoryRecall(MemoryNode):
             for item in items
             if "text" in item.value
         ]
-        found.sort(
-            key=lambda r: r["score"] if r["score"] is not None else float("-inf"), reverse=True
-        )
         return {self.output_key: self._select(found, visit.thread_id, seen)}
 
     def _filter(self, source: Source) -> dict[str, Any] | None:
@@ -140,17 +137,43 @@ class MemoryRecall(MemoryNode):
     def _select(
         self, found: Sequence[Recalled], thread_id: str | None, seen: set[str]
     ) -> list[Recalled]:
-        chosen: list[Recalled] = []
-        cited: set[tuple[str | None, str]] = set()
-        for item in found:
-            said = {(item["thread_id"], i) for i in item["message_ids"]}
-            in_view = item["thread_id"] == thread_id and set(item["message_ids"]) <= seen
-            if said and (said <= cited or in_view):
-                continue
-            if item["freshness"] == "expired" and not self.include_expired:
-                continue
-            chosen.append(item)
-            cited |= said
-            if len(chosen) == self.limit:
-                break
-        return chosen
+        """Return the best that the model does not see anyway, without the expired."""
+        chosen = [
+            item
+            for item in _facts_for_turns(found)
+            if (self.include_expired or item["freshness"] != "expired")
+            and not (
+                item["message_ids"]
+                and item["thread_id"] == thread_id
+                and seen.issuperset(item["message_ids"])
+            )
+        ]
+        return sorted(chosen, key=_score, reverse=True)[: self.limit]
+
+
+def _facts_for_turns(found: Sequence[Recalled]) -> list[Recalled]:
+    """Return what was found, each turn replaced by the best fact that was taken from it.
+
+    A fact knows when it was last confirmed and is marked when stale; the turn it came from would
+    say the same without that.
+    """
+    turns = {_said(item): _score(item) for item in found if item["source"] == "turns"}
+    facts = sorted((i for i in found if i["source"] == "facts"), key=_score, reverse=True)
+    replaced: set[tuple[str | None, str]] = set()
+    kept: list[Recalled] = []
+    for fact in facts:
+        places = {(fact["thread_id"], i) for i in fact["message_ids"]}
+        scores = [turns[place] for place in places - replaced if place in turns]
+        replaced |= places
+        best = max([_score(fact), *scores])
+        kept.append({**fact, "score": best} if best > _score(fact) else fact)
+    kept += [i for i in found if i["source"] == "turns" and _said(i) not in replaced]
+    return kept
+
+
+def _said(turn: Recalled) -> tuple[str | None, str]:
+    return turn["thread_id"], turn["message_ids"][0] if turn["message_ids"] else turn["key"]
+
+
+def _score(item: Recalled) -> float:
+    return float("-inf") if item["score"] is None else item["score"]

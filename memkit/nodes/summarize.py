@@ -8,7 +8,6 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from memkit import prompts
-from memkit.context import ContextBudget, find_start
 from memkit.effects import AskModel, Body
 from memkit.messages import after, message_ids
 from memkit.nodes.base import MemoryNode, Update, Visit, resolve_model
@@ -19,6 +18,7 @@ from memkit.summary import (
     extract_summary,
     transcript,
 )
+from memkit.view import ContextBudget, find_start
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from memkit.context import ContextBudget, build_view
 from memkit.effects import Body
 from memkit.nodes.base import MemoryNode, Update, Visit
+from memkit.view import ContextBudget, build_view
 
 
 class TokenTrimmer(MemoryNode):

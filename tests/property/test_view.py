@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from memkit import ContextBudget, context, trim
-from memkit.context import build_view
 from memkit.errors import BudgetTooSmall
+from memkit.view import build_view
 from tests.conversations import assert_valid, conversations, texts
 
 budgets = st.builds(

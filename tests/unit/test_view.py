@@ -12,8 +12,8 @@ from langchain_core.messages import (
 )
 
 from memkit import ContextBudget, context, trim
-from memkit.context import RECALLED_ID, SUMMARY_ID, build_view
 from memkit.errors import BudgetTooSmall, ConfigError
+from memkit.view import RECALLED_ID, SUMMARY_ID, build_view
 from tests.conversations import assert_valid
 
 
