@@ -1,0 +1,1 @@
+"""The demo: conversations replayed through a graph that remembers, then questions about them."""
