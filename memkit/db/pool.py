@@ -1,0 +1,163 @@
+"""Connections to Postgres, and the one place where the driver's errors become memkit's."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias, TypedDict
+
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from memkit.errors import DimensionMismatch, MigrationError, StoreError
+
+Connection: TypeAlias = psycopg.Connection[Any]
+Pool: TypeAlias = ConnectionPool[Connection]
+
+CONNECT_TIMEOUT_S = 10
+CHECKOUT_TIMEOUT_S = 30.0
+
+# The schema is not what the statements expect.
+_SCHEMA_ERRORS = (
+    pg.UndefinedTable,
+    pg.UndefinedColumn,
+    pg.UndefinedFunction,
+    pg.UndefinedObject,
+    pg.InvalidSchemaName,
+)
+
+
+class PoolConfig(TypedDict, total=False):
+    """Bounds of a connection pool, with the names that PostgresStore uses.
+
+    `min_size` connections are kept (default 1), at most `max_size` are open (default 8), and
+    `kwargs` goes to every connection.
+    """
+
+    min_size: int
+    max_size: int | None
+    kwargs: dict[str, Any]
+
+
+def place(conninfo: str) -> str:
+    """Return "database 'x' at host:port" for messages; never the password.
+
+    Raises:
+        StoreError: `conninfo` is not a connection string.
+    """
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        # The driver's message can quote the string, and so a password: it is not passed on.
+        msg = (
+            "the database address is not a PostgreSQL connection string; write it as "
+            "postgresql://user:password@host:5432/database"
+        )
+        raise StoreError(msg) from None
+    host = parts.get("host") or parts.get("hostaddr") or "the default host"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    name = f"database {parts['dbname']!r}" if parts.get("dbname") else "the default database"
+    return f"{name} at {host}{port}"
+
+
+@contextlib.contextmanager
+def translated(conninfo: str) -> Iterator[None]:
+    """Turn an error of the driver into one of memkit's, which says where and what to do.
+
+    Raises:
+        MigrationError: A table, column, function or type is missing.
+        DimensionMismatch: Vectors of different lengths met.
+        StoreError: Anything else that the database or the pool refused.
+    """
+    try:
+        yield
+    except PoolClosed as error:
+        raise StoreError("the store is closed; open a new one") from error
+    except PoolTimeout as error:
+        msg = (
+            f"no connection to {place(conninfo)} in time ({error}); is the server up, and is "
+            "max_size in pool_config large enough?"
+        )
+        raise StoreError(msg) from error
+    except _SCHEMA_ERRORS as error:
+        msg = f"{place(conninfo)} lacks memkit's tables ({_said(error)}); run setup() once"
+        raise MigrationError(msg) from error
+    except pg.DataException as error:
+        if "vector dimensions" not in str(error):
+            raise StoreError(_refused(conninfo, error)) from error
+        msg = (
+            f"the vectors stored in {place(conninfo)} have another length ({_said(error)}); "
+            "use the embeddings they were made with, or another database"
+        )
+        raise DimensionMismatch(msg) from error
+    except psycopg.OperationalError as error:
+        if error.sqlstate is None:
+            msg = (
+                f"cannot reach {place(conninfo)}: {_said(error)}; check the address and the server"
+            )
+            raise StoreError(msg) from error
+        raise StoreError(_refused(conninfo, error)) from error
+    except psycopg.Error as error:
+        raise StoreError(_refused(conninfo, error)) from error
+
+
+def connect(conninfo: str, **kwargs: Any) -> Connection:
+    """Open one autocommit connection, or fail within `CONNECT_TIMEOUT_S`.
+
+    Raises:
+        StoreError: The address is wrong or the database cannot be reached.
+    """
+    place(conninfo)  # a wrong address fails here, without its text
+    with translated(conninfo):
+        options = {"connect_timeout": CONNECT_TIMEOUT_S, **kwargs, "autocommit": True}
+        if "connect_timeout" in conninfo_to_dict(conninfo) and "connect_timeout" not in kwargs:
+            del options["connect_timeout"]
+        return psycopg.connect(conninfo, **options)
+
+
+def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
+    """Open a pool on a database that has pgvector; vectors travel as numpy arrays.
+
+    Raises:
+        StoreError: The database cannot be reached.
+    """
+    config = config or {}
+    min_size = config.get("min_size", 1)
+    pool: Pool = ConnectionPool(
+        conninfo,
+        min_size=min_size,
+        max_size=pool_size(config),
+        kwargs={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            **config.get("kwargs", {}),
+            "autocommit": True,
+        },
+        configure=register_vector,
+        check=ConnectionPool.check_connection,
+        timeout=CHECKOUT_TIMEOUT_S,
+        # A server that went away is tried again at the next use, not for minutes in between.
+        reconnect_timeout=CONNECT_TIMEOUT_S,
+        name="memkit",
+        open=False,
+    )
+    with translated(conninfo):
+        pool.open(wait=bool(min_size), timeout=CONNECT_TIMEOUT_S)
+    return pool
+
+
+def pool_size(config: PoolConfig | None) -> int:
+    """Return the most connections that a pool of this configuration opens."""
+    config = config or {}
+    return max(config.get("max_size") or 8, config.get("min_size", 1))
+
+
+def _said(error: psycopg.Error) -> str:
+    """Return the first line of what the server or the driver said."""
+    lines = (error.diag.message_primary or str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _refused(conninfo: str, error: psycopg.Error) -> str:
+    state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
+    return f"{place(conninfo)} refused a statement: {_said(error)}{state}; nothing was written"

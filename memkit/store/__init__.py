@@ -1,0 +1,6 @@
+"""Long-term memory in Postgres: a LangGraph store with search by meaning and by words."""
+
+from memkit.store.plan import SearchMode
+from memkit.store.semantic import SemanticIndexConfig, SemanticStore
+
+__all__ = ["SearchMode", "SemanticIndexConfig", "SemanticStore"]

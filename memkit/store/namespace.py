@@ -1,0 +1,81 @@
+"""Namespaces as Postgres sees them: labels joined by ".", and ranges of them as subtrees."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langgraph.store.base import ListNamespacesOp
+
+from memkit.errors import ConfigError
+from memkit.store.values import escape, unescape
+
+# A query that names this many labels stays within one tenant.
+TENANT_LABELS = 2
+
+
+def to_text(namespace: Sequence[str]) -> str:
+    """Return a namespace as stored."""
+    return ".".join(escape(label) for label in namespace)
+
+
+def from_text(text: str) -> tuple[str, ...]:
+    """Undo `to_text`."""
+    return tuple(unescape(label) for label in text.split(".")) if text else ()
+
+
+def tenant(namespace: Sequence[str]) -> str:
+    """Return the tenant of a namespace: its first two labels."""
+    return to_text(namespace[:TENANT_LABELS])
+
+
+def subtree(prefix: Sequence[str]) -> Mapping[str, str]:
+    """Return the parameters of `subtree_sql`; "/" follows "." in the "C" collation."""
+    if not prefix:
+        return {}
+    text = to_text(prefix)
+    bounds = {"namespace": text, "first": f"{text}.", "beyond": f"{text}/"}
+    return {**bounds, "tenant": tenant(prefix)} if len(prefix) >= TENANT_LABELS else bounds
+
+
+def subtree_sql(alias: str, prefix: Sequence[str]) -> str:
+    """Return the predicate "this row is in `prefix` or below", for one table reference."""
+    if not prefix:
+        return "true"
+    inside = (
+        f"({alias}.namespace = %(namespace)s"
+        f" OR ({alias}.namespace >= %(first)s AND {alias}.namespace < %(beyond)s))"
+    )
+    return f"{tenant_sql(alias, prefix)} AND {inside}"
+
+
+def tenant_sql(alias: str, prefix: Sequence[str]) -> str:
+    """Return the predicate "this row is of the tenant of `prefix`", where it names one."""
+    return f"{alias}.tenant = %(tenant)s" if len(prefix) >= TENANT_LABELS else "true"
+
+
+def match_sql(op: ListNamespacesOp) -> tuple[str, dict[str, Any]]:
+    """Return the predicate of a listing over `labels` (text[]), and its parameters.
+
+    Raises:
+        ConfigError: A match type that LangGraph does not know.
+    """
+    clauses = ["true"]
+    params: dict[str, Any] = {}
+    for n, condition in enumerate(op.match_conditions or ()):
+        path = condition.path
+        match_type: str = condition.match_type
+        clauses.append(f"cardinality(labels) >= {len(path)}")
+        if match_type == "prefix":
+            positions = [str(1 + i) for i in range(len(path))]
+            if not {"*"} & set(path[:TENANT_LABELS]) and len(path) >= TENANT_LABELS:
+                clauses.append(f"tenant = %(tenant{n})s")
+                params[f"tenant{n}"] = tenant(path)
+        elif match_type == "suffix":
+            positions = [f"cardinality(labels) - {len(path) - 1 - i}" for i in range(len(path))]
+        else:
+            msg = f"match_type is 'prefix' or 'suffix', not {match_type!r}"
+            raise ConfigError(msg)
+        for i, (label, position) in enumerate(zip(path, positions, strict=True)):
+            if label != "*":
+                clauses.append(f"labels[{position}] = %(label{n}_{i})s")
+                params[f"label{n}_{i}"] = escape(label)
+    return " AND ".join(clauses), params

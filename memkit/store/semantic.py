@@ -1,0 +1,586 @@
+"""SemanticStore: a LangGraph store on Postgres and pgvector."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, cast
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from langgraph.store.base import (
+    BaseStore,
+    IndexConfig,
+    Op,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    ensure_embeddings,
+)
+from langgraph.store.base.embed import AEmbeddingsFunc, EmbeddingsFunc
+from numpy.typing import NDArray
+from psycopg.rows import tuple_row
+
+from memkit.db.database import Database, Transaction
+from memkit.db.migrate import migrate, verify
+from memkit.db.pool import Connection, PoolConfig, translated
+from memkit.effects import Body, EmbedTexts, arun, run
+from memkit.errors import ConfigError, DimensionMismatch, MemkitError, StoreError
+from memkit.store import plan as sql
+from memkit.store.plan import SEARCH_MODES, Address, Batch, Distance, SearchMode
+
+logger = logging.getLogger(__name__)
+
+Vector = NDArray[np.float32]
+Embed = Embeddings | EmbeddingsFunc | AEmbeddingsFunc | str
+_DISTANCES = ("cosine", "l2", "inner_product")
+_SWEEP_INTERVAL_MINUTES = 5.0
+
+
+class SemanticIndexConfig(IndexConfig, total=False):
+    """LangGraph's IndexConfig, and the distance that ranks in mode "vector"."""
+
+    distance_type: Literal["l2", "inner_product", "cosine"]
+    ann_index_config: Mapping[str, Any]
+    """Accepted as PostgresStore takes it; every search here is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedQueries:
+    """An effect: embed texts as queries, one call each; the answer is one list of floats each."""
+
+    embeddings: Embeddings
+    queries: Sequence[str]
+
+    def run(self) -> Any:
+        """Call `embed_query` for each."""
+        return [self.embeddings.embed_query(query) for query in self.queries]
+
+    async def arun(self) -> Any:
+        """Call `aembed_query` for all at once."""
+        return await asyncio.gather(*map(self.embeddings.aembed_query, self.queries))
+
+
+class SemanticStore(BaseStore):
+    """A BaseStore on Postgres with pgvector; one object serves sync and async callers.
+
+    It behaves as InMemoryStore does on JSON values, and besides: items with a time to live are
+    gone once it is over, a search without a query gives the newest first, and an ordering filter
+    matches numbers only and never raises. `batch` is one transaction: all of it or nothing.
+
+    Args:
+        conninfo: A PostgreSQL connection string.
+        index: What to index, as LangGraph's IndexConfig; None ignores queries, unless
+            `search_mode` is "text", which needs no embeddings.
+        ttl: LangGraph's TTLConfig. Expired items are never shown, whatever `omit_expired` says.
+        search_mode: "hybrid" fuses vectors and words, "vector" ranks as PostgresStore does,
+            "text" gives only items that share a word with the query.
+        pool_config: Bounds of the connection pool.
+
+    Raises:
+        StoreError: The address is wrong or the database cannot be reached.
+        ConfigError: The settings do not fit together.
+
+    Example:
+        with SemanticStore.open("postgresql://...", embed=embeddings, dims=384) as store:
+            store.setup()
+            store.put(("users", "ann", "facts"), "tea", {"text": "Ann drinks green tea."})
+            store.search(("users", "ann"), query="what does she drink?")
+    """
+
+    __slots__ = (
+        "_database",
+        "_distance",
+        "_fields",
+        "_resources",
+        "_stop_sweeping",
+        "_sweeper",
+        "dims",
+        "embeddings",
+        "index_config",
+        "search_mode",
+        "ttl_config",
+    )
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        index: SemanticIndexConfig | IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        search_mode: SearchMode = "hybrid",
+        pool_config: PoolConfig | None = None,
+    ) -> None:
+        if search_mode not in SEARCH_MODES:
+            raise ConfigError(_unknown_mode(search_mode))
+        self.search_mode: SearchMode = search_mode
+        self.ttl_config = ttl
+        self.index_config = index
+        self.embeddings: Embeddings | None = None
+        self.dims: int | None = None
+        self._fields: tuple[str, ...] | None = None
+        self._distance: Distance = "cosine"
+        if index is not None:
+            self._configure(index)
+        elif search_mode == "text":
+            self._fields = ("$",)
+        self._resources = contextlib.ExitStack()
+        self._sweeper: Future[None] | None = None
+        self._stop_sweeping = threading.Event()
+        self._database = Database(conninfo, pool_config=pool_config, check=self._check)
+        self._database.connect().close()  # fails now rather than at the first turn
+
+    def _configure(self, index: SemanticIndexConfig | IndexConfig) -> None:
+        fields: str | Sequence[str] = index.get("fields") or ["$"]
+        self._fields = (fields,) if isinstance(fields, str) else tuple(fields)
+        distance = index.get("distance_type", "cosine")
+        if distance not in _DISTANCES:
+            msg = f"distance_type is one of {', '.join(_DISTANCES)}, not {distance!r}"
+            raise ConfigError(msg)
+        if distance != "cosine" and self.search_mode == "hybrid":
+            msg = (
+                f"hybrid search fuses cosine similarity with words; for distance_type="
+                f"{distance!r} pass search_mode='vector'"
+            )
+            raise ConfigError(msg)
+        self._distance = cast("Distance", distance)
+        if index.get("embed") is None:
+            if self.search_mode != "text":
+                raise ConfigError(_no_embeddings(self.search_mode))
+            return
+        dims = index.get("dims")
+        if not isinstance(dims, int) or dims < 1:
+            msg = f"index['dims'] is the length of the embeddings, at least 1; got {dims!r}"
+            raise ConfigError(msg)
+        self.dims = dims
+        self.embeddings = ensure_embeddings(index["embed"])
+
+    @classmethod
+    def open(
+        cls,
+        dsn: str | None = None,
+        *,
+        embed: Embed | None = None,
+        dims: int | None = None,
+        fields: Sequence[str] = ("text",),
+        search_mode: SearchMode = "hybrid",
+        ttl: TTLConfig | None = None,
+        pool_config: PoolConfig | None = None,
+    ) -> "SemanticStore":
+        """Open a store; use it as `with` or `async with`, or call `close()`.
+
+        Args:
+            dsn: A PostgreSQL connection string; None starts the embedded Postgres of
+                `memkit.local`, with its embeddings unless `embed` is given.
+            embed: LangChain embeddings, a function, or a name for `init_embeddings`.
+            dims: The length of the embeddings; None measures it by embedding one text.
+            fields: What is indexed of a value; facts and turns carry "text".
+            search_mode: As in the class.
+            ttl: As in the class.
+            pool_config: As in the class.
+
+        Raises:
+            ConfigError: A `dsn` without `embed`, where the search mode needs embeddings.
+            StoreError: The address is wrong or the database cannot be reached.
+        """
+        if search_mode not in SEARCH_MODES:
+            raise ConfigError(_unknown_mode(search_mode))
+        with contextlib.ExitStack() as resources:
+            if dsn is None:
+                from memkit.local import embeddings as local_embeddings
+                from memkit.local import postgres
+
+                if embed is None and search_mode != "text":
+                    embed = local_embeddings()
+                dsn = resources.enter_context(postgres())
+            elif embed is None and search_mode != "text":
+                raise ConfigError(_no_embeddings(search_mode))
+            index: SemanticIndexConfig = {"fields": list(fields)}
+            if embed is not None:
+                embeddings = ensure_embeddings(embed)
+                index["embed"] = embeddings
+                index["dims"] = dims if dims is not None else len(embeddings.embed_query("dims"))
+            store = cls(dsn, index=index, ttl=ttl, search_mode=search_mode, pool_config=pool_config)
+            store._resources = resources.pop_all()
+        return store
+
+    @classmethod
+    def from_conn_string(
+        cls,
+        conn_string: str,
+        *,
+        pipeline: bool = False,  # noqa: ARG003 - PostgresStore's; a batch is few statements here
+        pool_config: PoolConfig | Mapping[str, Any] | None = None,
+        index: SemanticIndexConfig | IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        search_mode: SearchMode = "hybrid",
+    ) -> "SemanticStore":
+        """Open a store with the arguments of PostgresStore.
+
+        Raises:
+            StoreError: The address is wrong or the database cannot be reached.
+            ConfigError: The settings do not fit together.
+        """
+        return cls(
+            conn_string,
+            index=index,
+            ttl=ttl,
+            search_mode=search_mode,
+            pool_config=cast("PoolConfig | None", pool_config),
+        )
+
+    # Lifecycle
+
+    def setup(self) -> None:
+        """Create or upgrade the tables; harmless when repeated, and from many processes at once.
+
+        Raises:
+            MigrationError: The database has no pgvector, or its tables are not this version's.
+            DimensionMismatch: Its vectors have another length than these embeddings.
+        """
+        with (
+            translated(self._database.conninfo),
+            self._database.connect() as connection,
+        ):
+            migrate(connection)
+            self._claim_dims(connection)
+
+    async def asetup(self) -> None:
+        """Do what `setup` does, on a thread."""
+        await self._database.in_thread(self.setup)
+
+    def close(self) -> None:
+        """Stop the sweeper and close every connection; a second call does nothing."""
+        self.stop_ttl_sweeper()
+        self._database.close()
+        self._resources.close()
+
+    def __enter__(self) -> "SemanticStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> "SemanticStore":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Not on a thread of the pool, whose end close() waits for.
+        await asyncio.to_thread(self.close)
+
+    # Reads and writes
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Run operations in one transaction: the reads first, then the writes.
+
+        Args:
+            ops: Of several puts of one key the last counts.
+
+        Returns:
+            One result per operation, in their order.
+
+        Raises:
+            StoreError: Nothing was written; the message says why.
+            ConfigError: An operation makes no sense; nothing was written.
+
+        Cost:
+            One embedding call for all texts and one per distinct query, before a connection is
+            taken; one statement for all gets, one per search, at most five for all writes.
+        """
+        return run(self._body(list(ops)))
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Do what `batch` does without blocking the event loop."""
+        return await arun(self._body(list(ops)))
+
+    def search(
+        self,
+        namespace_prefix: tuple[str, ...],
+        /,
+        *,
+        query: str | None = None,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - BaseStore's name
+        limit: int = 10,
+        offset: int = 0,
+        refresh_ttl: bool | None = None,
+        mode: SearchMode | None = None,
+    ) -> list[SearchItem]:
+        """Search a namespace and all below it.
+
+        Args:
+            namespace_prefix: Where to search.
+            query: What to look for; None or "" gives the newest first.
+            filter: Conditions on the value.
+            limit: The most items to return.
+            offset: How many to skip; pages neither lose nor repeat an item.
+            refresh_ttl: Whether a hit starts its time to live anew; None asks the TTLConfig.
+            mode: The search mode of this one call.
+
+        Returns:
+            Items, best first; those without an indexed text come last, with score None.
+
+        Raises:
+            ConfigError: The mode needs an index that this store lacks, or the filter is wrong.
+        """
+        op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
+        return cast("list[SearchItem]", run(self._body([op], mode))[0])
+
+    async def asearch(
+        self,
+        namespace_prefix: tuple[str, ...],
+        /,
+        *,
+        query: str | None = None,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - BaseStore's name
+        limit: int = 10,
+        offset: int = 0,
+        refresh_ttl: bool | None = None,
+        mode: SearchMode | None = None,
+    ) -> list[SearchItem]:
+        """Do what `search` does without blocking the event loop."""
+        op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
+        return cast("list[SearchItem]", (await arun(self._body([op], mode)))[0])
+
+    def _search_op(  # noqa: PLR0917 - passed on in BaseStore's order
+        self,
+        prefix: tuple[str, ...],
+        filter_: dict[str, Any] | None,
+        limit: int,
+        offset: int,
+        query: str | None,
+        refresh_ttl: bool | None,
+    ) -> SearchOp:
+        if refresh_ttl is None:
+            refresh_ttl = (self.ttl_config or {}).get("refresh_on_read", True)
+        return SearchOp(prefix, filter_, limit, offset, query, refresh_ttl)
+
+    def _body(self, ops: Sequence[Op], mode: SearchMode | None = None) -> Body[list[Result]]:
+        mode = self._mode(mode)
+        batch = sql.plan(ops, self._fields)
+        vectors = queries = None
+        if self.embeddings is not None:
+            texts = list(dict.fromkeys(passage.text for passage in batch.passages))
+            if texts:
+                by_text = self._vectors(texts, (yield EmbedTexts(self.embeddings, texts)))
+                vectors = [by_text[passage.text] for passage in batch.passages]
+            asked = list(dict.fromkeys(op.query for _, op in batch.searches if op.query))
+            if asked and mode in ("hybrid", "vector"):
+                queries = self._vectors(asked, (yield EmbedQueries(self.embeddings, asked)))
+
+        def work(connection: Connection) -> list[Result]:
+            return self._execute(connection, batch, mode, vectors, queries or {})
+
+        results: list[Result] = yield Transaction(self._database, work)
+        return results
+
+    def _mode(self, mode: SearchMode | None) -> SearchMode | None:
+        """Return how queries rank in this call; None where nothing is indexed."""
+        if mode is None:
+            return self.search_mode if self._fields is not None else None
+        if mode not in SEARCH_MODES:
+            raise ConfigError(_unknown_mode(mode))
+        if self._fields is None:
+            msg = f"mode={mode!r} needs indexed texts; open the store with index=... or embed=..."
+            raise ConfigError(msg)
+        if mode != "text" and self.embeddings is None:
+            raise ConfigError(_no_embeddings(mode))
+        if mode == "hybrid" and self._distance != "cosine":
+            msg = f"mode='hybrid' needs distance_type='cosine'; this store has {self._distance!r}"
+            raise ConfigError(msg)
+        return mode
+
+    def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, Vector]:
+        """Check what the embeddings gave before anything is written."""
+        if len(embedded) != len(texts):
+            msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
+            raise StoreError(msg)
+        vectors = {}
+        for text, numbers in zip(texts, embedded, strict=True):
+            if len(numbers) != self.dims:
+                msg = (
+                    f"the embeddings gave a vector of length {len(numbers)}, but the store was "
+                    f"opened with dims={self.dims}; pass dims={len(numbers)}, or other embeddings"
+                )
+                raise DimensionMismatch(msg)
+            vector = np.asarray(numbers, dtype=np.float32)
+            if not np.isfinite(vector).all():
+                msg = f"the embedding of {text[:60]!r} holds NaN or an infinity"
+                raise StoreError(msg)
+            vectors[text] = vector
+        return vectors
+
+    def _execute(
+        self,
+        connection: Connection,
+        batch: Batch,
+        mode: SearchMode | None,
+        vectors: Sequence[Vector] | None,
+        queries: Mapping[str, Vector],
+    ) -> list[Result]:
+        results: list[Result] = [None] * batch.size
+        due: set[Address] = set()
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            if batch.gets:
+                rows = cursor.execute(*sql.get([op for _, op in batch.gets])).fetchall()
+                items = {found.address: found for found in map(sql.found, rows)}
+                for place, get in batch.gets:
+                    hit = items.get(Address.of(get.namespace, get.key))
+                    if hit is not None:
+                        results[place] = sql.as_item(hit.item)
+                        if get.refresh_ttl and hit.has_ttl:
+                            due.add(hit.address)
+            for place, search in batch.searches:
+                vector = queries.get(search.query or "")
+                rows = cursor.execute(*sql.search(search, mode, vector, self._distance)).fetchall()
+                hits = [sql.found(row) for row in rows]
+                results[place] = [hit.item for hit in hits]
+                if search.refresh_ttl:
+                    due.update(hit.address for hit in hits if hit.has_ttl)
+            for place, listing in batch.listings:
+                rows = cursor.execute(*sql.list_namespaces(listing)).fetchall()
+                results[place] = sql.namespaces(rows)
+            for statement in sql.write(batch, vectors):
+                cursor.execute(*statement)
+            # Last, and without waiting for anyone, so that readers never take part in a deadlock.
+            for statement in sql.refresh(due - batch.writes.keys()):
+                cursor.execute(*statement)
+        return results
+
+    # The tables behind it
+
+    def _check(self, connection: Connection) -> None:
+        verify(connection)
+        self._claim_dims(connection)
+
+    def _claim_dims(self, connection: Connection) -> None:
+        """Record the length of the vectors on first use, and hold everyone to it afterwards."""
+        if self.dims is None:
+            return
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(
+                "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
+                " ON CONFLICT (name) DO NOTHING",
+                (self.dims,),
+            )
+            row = cursor.execute("SELECT value FROM memkit_meta WHERE name = 'dims'").fetchone()
+        stored = row[0] if row else None
+        if stored != self.dims:
+            msg = (
+                f"{self._database.place} holds vectors of {stored} dimensions, but these "
+                f"embeddings have {self.dims}; use the embeddings that the vectors were made "
+                "with, or another database"
+            )
+            raise DimensionMismatch(msg)
+
+    # Time to live
+
+    def sweep_ttl(self) -> int:
+        """Delete what has expired, and return how many items that were.
+
+        Cost:
+            One short transaction per tenant with expired items; rows in use are left for later.
+        """
+        tenants = self._database.run(_expired_tenants)
+        return sum(self._database.run(_sweeping(tenant, now)) for tenant, now in tenants)
+
+    async def asweep_ttl(self) -> int:
+        """Do what `sweep_ttl` does without blocking the event loop."""
+        return await self._database.in_thread(self.sweep_ttl)
+
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
+        """Sweep in the background from now on; a failed sweep is logged and tried again.
+
+        Args:
+            sweep_interval_minutes: Default: the TTLConfig's, else 5.
+
+        Returns:
+            A future that is done once the sweeper has stopped; without a TTLConfig, at once.
+        """
+        if self._sweeper is not None and not self._sweeper.done():
+            return self._sweeper
+        sweeper: Future[None] = Future()
+        if self.ttl_config is None:
+            sweeper.set_result(None)
+            return sweeper
+        configured = self.ttl_config.get("sweep_interval_minutes")
+        minutes = float(sweep_interval_minutes or configured or _SWEEP_INTERVAL_MINUTES)
+        stop = self._stop_sweeping = threading.Event()
+        self._sweeper = sweeper
+        threading.Thread(
+            target=_keep_sweeping,
+            args=(self.sweep_ttl, minutes * 60, stop, sweeper),
+            name="memkit-ttl-sweeper",
+            daemon=True,
+        ).start()
+        return sweeper
+
+    def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
+        """Stop the background sweeper and wait for it.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for the sweep that is under way.
+
+        Returns:
+            Whether it has stopped.
+        """
+        self._stop_sweeping.set()
+        if self._sweeper is None:
+            return True
+        try:
+            self._sweeper.result(timeout)
+        except TimeoutError:
+            return False
+        self._sweeper = None
+        return True
+
+
+def _expired_tenants(connection: Connection) -> list[tuple[str, Any]]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        now = cursor.execute("SELECT now()").fetchall()[0][0]
+        return [(tenant, now) for (tenant,) in cursor.execute(sql.EXPIRED_TENANTS).fetchall()]
+
+
+def _sweeping(tenant: str, now: Any) -> Callable[[Connection], int]:
+    def work(connection: Connection) -> int:
+        return connection.execute(sql.SWEEP, {"tenant": tenant, "now": now}).rowcount
+
+    return work
+
+
+def _keep_sweeping(
+    sweep: Callable[[], int], interval_s: float, stop: threading.Event, done: Future[None]
+) -> None:
+    while not stop.wait(interval_s):
+        try:
+            sweep()
+        except MemkitError as error:
+            logger.warning("sweeping expired items failed, trying again later: %s", error)
+    done.set_result(None)
+
+
+def _unknown_mode(mode: object) -> str:
+    return f"the search mode is one of {', '.join(SEARCH_MODES)}, not {mode!r}"
+
+
+def _no_embeddings(mode: str) -> str:
+    return (
+        f"search mode {mode!r} needs embeddings: pass embed= (LangChain embeddings, a function "
+        "or a name such as 'openai:text-embedding-3-small'), or search_mode='text'"
+    )
