@@ -1,18 +1,24 @@
 """One embedded Postgres for the whole run, and a fresh database for every test."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from memkit.local import postgres
 from memkit.store import SemanticStore
 from tests.fakes import HashEmbeddings
+
+# No time limit for an example: machines are noisy. In CI the examples are the same on every run.
+settings.register_profile("memkit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("memkit")
 
 _numbers = itertools.count()
 
