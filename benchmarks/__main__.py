@@ -1,0 +1,82 @@
+"""The command line of the benchmarks."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.report import Options, table, write
+from memkit.errors import ConfigError, MemkitError
+
+BENCHMARKS = ("tokens",)
+"""Modules of this package; each has `run(options) -> Report`."""
+
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130  # what shells report for SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a benchmark and return the exit code: 0, 1 after an error, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="benchmarks: %(levelname)s: %(message)s")
+    options = Options(arguments.data, arguments.quick, arguments.plot, arguments.max_tokens)
+    try:
+        for path in (arguments.json, arguments.plot):
+            _check_writable(path)
+        if options.plot is not None and options.plot.suffix.lower() != ".png":
+            raise ConfigError(f"{options.plot} is to be a PNG; let its name end with .png")
+        report = import_module(f"benchmarks.{arguments.name}").run(options)
+        print(table(report))
+        if arguments.json is not None:
+            write(report, arguments.json)
+    except KeyboardInterrupt:
+        print("\nbenchmarks: interrupted", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except (MemkitError, OSError, psycopg.Error) as error:
+        print(f"benchmarks: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _EXIT_FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure memkit beside other ways."
+    )
+    parser.add_argument("name", choices=BENCHMARKS, help="what to measure")
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="a LoCoMo file; default: the shipped story"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small part in memory, to see that all runs"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="save a picture (PNG) there")
+    parser.add_argument(
+        "--max-tokens", type=_positive, default=800, metavar="N", help="the budget; default: 800"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuse a path that could not be written after a long run."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; give the path of a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no directory {path.parent}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

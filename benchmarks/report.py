@@ -1,0 +1,120 @@
+"""What a benchmark is given, and what it returns: figures, a table of them, and JSON."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("memkit", "langgraph", "langchain-core", "tiktoken", "psycopg", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every benchmark understands.
+
+    Attributes:
+        data: A file in LoCoMo's form; None for the shipped story.
+        quick: Take a small part and the simplest store: a check that all runs, not a figure.
+        plot: Where to save a picture, if anywhere.
+        max_tokens: The budget of a model call.
+    """
+
+    data: Path | None = None
+    quick: bool = False
+    plot: Path | None = None
+    max_tokens: int = 800
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures of one run.
+
+    Attributes:
+        bench: The name of the benchmark.
+        systems: Per system its metrics; memkit comes first.
+        seed: What all random choices start from.
+        settings: What was measured, and how.
+        packages: Distributions beside the usual ones whose versions matter.
+    """
+
+    bench: str
+    systems: Mapping[str, Mapping[str, float]]
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return a report as it is written to a file."""
+    return {
+        "bench": report.bench,
+        "commit": _commit(),
+        "machine": {
+            "system": platform.system(),
+            "arch": platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: _version(name) for name in (*_PACKAGES, *report.packages)},
+        "seed": report.seed,
+        "settings": dict(report.settings),
+        "systems": {name: dict(metrics) for name, metrics in report.systems.items()},
+    }
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the JSON of a report."""
+    path.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
+
+
+def table(report: Report) -> str:
+    """Return the figures as text: one row per metric, one column per system."""
+    metrics = dict.fromkeys(name for figures in report.systems.values() for name in figures)
+    rows = [[report.bench, *report.systems]]
+    for metric in metrics:
+        cells = [_figure(figures.get(metric)) for figures in report.systems.values()]
+        rows.append([metric, *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
+
+
+def _commit() -> str:
+    """Return the commit of this checkout, "unknown" outside of one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
