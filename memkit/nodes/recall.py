@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage, HumanMessage
 from langgraph.store.base import SearchItem, SearchOp
@@ -19,15 +19,18 @@ from memkit.nodes.base import (
     Visit,
     check_namespace,
 )
-from memkit.state import Recalled, Source
+from memkit.state import Freshness, Recalled, Source
+
+Place: TypeAlias = tuple[str | None, str]  # thread and message
+_WORST_LAST: tuple[Freshness, ...] = ("fresh", "stale", "expired")
 
 
 class MemoryRecall(MemoryNode):
     """Searches the store for what the latest human message is about.
 
     Current facts, and with `sources=("facts", "turns")` the turns as said, come back in one list,
-    best first. A fact takes the place of the turn it was taken from. What the model sees anyway,
-    because it was said in this thread since the last cut, is left out.
+    best first, and nothing both as a turn and as a fact. What the model sees anyway, because it was
+    said in this thread since the last cut, is left out.
 
     Args:
         limit: The most memories to return.
@@ -140,7 +143,7 @@ class MemoryRecall(MemoryNode):
         """Return the best that the model does not see anyway, without the expired."""
         chosen = [
             item
-            for item in _facts_for_turns(found)
+            for item in _once_each(found)
             if (self.include_expired or item["freshness"] != "expired")
             and not (
                 item["message_ids"]
@@ -148,31 +151,45 @@ class MemoryRecall(MemoryNode):
                 and seen.issuperset(item["message_ids"])
             )
         ]
-        return sorted(chosen, key=_score, reverse=True)[: self.limit]
+        return chosen[: self.limit]
 
 
-def _facts_for_turns(found: Sequence[Recalled]) -> list[Recalled]:
-    """Return what was found, each turn replaced by the best fact that was taken from it.
+def _once_each(found: Sequence[Recalled]) -> list[Recalled]:
+    """Return what was found, best first, without saying a thing both as a turn and as a fact.
 
-    A fact knows when it was last confirmed and is marked when stale; the turn it came from would
-    say the same without that.
+    Whichever of the two ranks higher stays. A turn that stays for a fact takes over what is known
+    of the fact's age, so that old words are not fresher than the fact that was taken from them.
     """
-    turns = {_said(item): _score(item) for item in found if item["source"] == "turns"}
-    facts = sorted((i for i in found if i["source"] == "facts"), key=_score, reverse=True)
-    replaced: set[tuple[str | None, str]] = set()
+    facts_of: dict[Place, list[Recalled]] = {}
+    for item in found:
+        if item["source"] == "facts":
+            for place in _places(item):
+                facts_of.setdefault(place, []).append(item)
     kept: list[Recalled] = []
-    for fact in facts:
-        places = {(fact["thread_id"], i) for i in fact["message_ids"]}
-        scores = [turns[place] for place in places - replaced if place in turns]
-        replaced |= places
-        best = max([_score(fact), *scores])
-        kept.append({**fact, "score": best} if best > _score(fact) else fact)
-    kept += [i for i in found if i["source"] == "turns" and _said(i) not in replaced]
+    told: dict[Source, set[Place]] = {"facts": set(), "turns": set()}
+    for item in sorted(found, key=_score, reverse=True):
+        places = _places(item)
+        other: Source = "turns" if item["source"] == "facts" else "facts"
+        if places and places <= told[other]:
+            continue
+        told[item["source"]] |= places
+        taken = [fact for place in places for fact in facts_of.get(place, [])]
+        if item["source"] == "turns" and taken:
+            # A turn has gone when all that was taken from it has, and is stale if any of it is.
+            judged = sorted(taken, key=lambda fact: _WORST_LAST.index(fact["freshness"]))
+            last = next((f for f in reversed(judged) if f["freshness"] != "expired"), judged[0])
+            item = {  # noqa: PLW2901 - the same memory, with its age
+                **item,
+                "kind": last["kind"],
+                "last_confirmed": last["last_confirmed"],
+                "freshness": last["freshness"],
+            }
+        kept.append(item)
     return kept
 
 
-def _said(turn: Recalled) -> tuple[str | None, str]:
-    return turn["thread_id"], turn["message_ids"][0] if turn["message_ids"] else turn["key"]
+def _places(item: Recalled) -> set[Place]:
+    return {(item["thread_id"], message_id) for message_id in item["message_ids"]}
 
 
 def _score(item: Recalled) -> float:

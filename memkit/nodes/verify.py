@@ -65,7 +65,7 @@ class StaleFactCheck(MemoryNode):
         return {self.recalled_key: kept, **self.with_cursor(visit, "verify", report)}
 
     def _judge(self, item: dict[str, Any], now: Any) -> str:
-        # Only facts age; a turn says what was said on its day, whatever the day.
-        if item["source"] != "facts" or item["freshness"] == "expired":
+        # A turn from which no fact was taken says what was said on its day, and does not age.
+        if item["kind"] == "turn" or item["freshness"] == "expired":
             return str(item["freshness"])
         return self.policy.freshness(item, now)

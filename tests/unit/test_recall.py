@@ -37,29 +37,33 @@ def source(*ids: str, thread: str = "t0") -> dict[str, Any]:
     return {"source": {"thread_id": thread, "message_ids": list(ids)}}
 
 
-def test_all_facts_of_one_message_are_recalled_and_its_turn_gives_way() -> None:
-    found = recall(
-        [
-            ("facts", "I drink tea", source("m")),
-            ("facts", "I get up early in the morning", source("m")),
-            ("turns", "user: I drink green tea in the morning, and I get up early", source("m")),
-            ("turns", "user: the green parcel", source("n")),
-        ]
-    )
-    assert [r["source"] for r in found] == ["facts", "facts", "turns"]
+def test_all_facts_of_one_message_are_recalled() -> None:
+    facts = ["I drink tea in the morning", "I get up early in the morning", "My cup is green"]
+    found = recall([("facts", text, source("m")) for text in facts])
+    assert {r["text"] for r in found} == set(facts)
     scores = [r["score"] for r in found]
     assert scores == sorted(scores, reverse=True)
-    assert found[2]["text"] == "user: the green parcel"
 
 
-def test_a_stale_fact_is_not_hidden_behind_its_turn_and_an_expired_one_takes_it_along() -> None:
+def test_nothing_is_said_both_as_a_turn_and_as_a_fact() -> None:
+    exact, far = "Do I drink green tea in the morning?", "my boat"
+    turn_first = recall([("facts", far, source("m")), ("turns", exact, source("m"))])
+    assert [(r["source"], r["text"]) for r in turn_first] == [("turns", exact)]
+    fact_first = recall([("facts", exact, source("m")), ("turns", far, source("m"))])
+    assert [(r["source"], r["text"]) for r in fact_first] == [("facts", exact)]
+
+
+def test_a_turn_is_as_old_as_the_facts_that_were_taken_from_it() -> None:
     old = {"last_updated": "2025-01-01T00:00:00+00:00"}
-    turn = ("turns", "user: I drink green tea in the morning", source("m"))
-    (stale,) = recall([("facts", "I drink tea", {**source("m"), **old}), turn])
-    assert (stale["source"], stale["freshness"]) == ("facts", "stale")
     ended = {"valid_to": "2026-01-01T00:00:00+00:00"}
-    assert recall([("facts", "I drink tea", {**source("m"), **ended}), turn]) == []
-    shown = recall([("facts", "I drink tea", {**source("m"), **ended})], include_expired=True)
+    turn = ("turns", "Do I drink green tea in the morning?", source("m"))
+    (stale,) = recall([("facts", "my boat", {**source("m"), **old}), turn])
+    assert (stale["source"], stale["freshness"]) == ("turns", "stale")
+    assert recall([("facts", "my boat", {**source("m"), **ended}), turn]) == []
+    one_of_two = [("facts", "my boat", {**source("m"), **ended}), ("facts", "tea", source("m"))]
+    (fresh,) = recall([*one_of_two, turn])
+    assert fresh["freshness"] == "fresh"
+    shown = recall([("facts", "my boat", {**source("m"), **ended}), turn], include_expired=True)
     assert [r["freshness"] for r in shown] == ["expired"]
 
 
