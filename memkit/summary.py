@@ -15,12 +15,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"^\W*(?:n/?a|none|null|todo|tbd|summary|no (?:new )?(?:summary|information|content)\b.{0,40}"
-    r"|\[.{0,60}\]|<.{0,60}>|\.+|error\b.*)\W*$",
+    r"^\W{0,8}(?:n/?a|none|null|todo|tbd|summary"
+    r"|no (?:new )?(?:summary|information|content)\b.{0,40}"
+    r"|\[.{0,60}\]|<.{0,60}>|(?:internal |server )*error\b[^\n]{0,40})\W{0,8}$",
     re.IGNORECASE | re.DOTALL,
 )
-# Finish reasons of OpenAI, Anthropic and Google that mean the text is whole.
-_WHOLE = {None, "", "stop", "end_turn", "stop_sequence", "STOP", "completed"}
+# Finish reasons of the providers that mean the text is not whole.
+_CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete"}
+_WITHHELD = {"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content"}
+_CALLING = {"tool_calls", "tool_use", "function_call", "malformed_function_call"}
+_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _SPECIFIC = re.compile(r"\d|[$€£%@]|\b[A-Z][\w'’-]+(?<!\bI)")
 
 
@@ -34,16 +38,16 @@ def checked_reply(reply: BaseMessage) -> str:
     Raises:
         UnusableSummary: It is empty, cut off, filtered, a refusal or a placeholder.
     """
-    text = text_of(reply).strip()
+    text = _THINKING.sub("", text_of(reply)).strip()
     meta = reply.response_metadata
     reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason")
-    if reason not in _WHOLE:
+    if str(reason or "").lower().removeprefix("finish_reason_") in _CUT_OFF | _WITHHELD | _CALLING:
         raise UnusableSummary(f"the model stopped early ({reason})")
     if not text:
         raise UnusableSummary("the model returned no text")
     if reply.additional_kwargs.get("refusal") or _REFUSAL.search(text):
         raise UnusableSummary(f"the model refused: {text[:80]!r}")
-    if _PLACEHOLDER.match(text):
+    if not any(map(str.isalnum, text)) or _PLACEHOLDER.match(text):
         raise UnusableSummary(f"the model returned a placeholder: {text[:80]!r}")
     return text
 

@@ -9,6 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, StateGraph
+from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from memkit.errors import ConfigError
@@ -60,8 +61,10 @@ def add_memory(
         The builder.
 
     Raises:
-        ConfigError: There is no such node, a node is named like one that would be added, or a
-            conditional edge into `around` does not say where it leads.
+        ConfigError: There is no such node, a node is named like one that would be added, a
+            conditional edge into `around` does not say where it leads, or a node declares that it
+            jumps there by a Command. A Send to `around` goes past the memory nodes; the node is
+            still served a view within budget.
     """
     if around not in builder.nodes:
         raise ConfigError(
@@ -103,6 +106,16 @@ def add_memory(
 
 def _redirect(builder: StateGraph[Any, Any, Any, Any], around: str, first: str, last: str) -> None:
     """Lead what comes into `around` to `first`, and what goes out of it from `last`."""
+    jumping = sorted(
+        name
+        for name, spec in builder.nodes.items()
+        if name != around and around in (spec.ends or ())
+    )
+    if jumping:
+        raise ConfigError(
+            f"{jumping} may jump to {around!r} by a Command, past the memory nodes; let them go to "
+            f"{first!r} and call add_memory again"
+        )
     for start, branches in builder.branches.items():
         for name, branch in branches.items():
             if branch.ends is None and start != around:
@@ -152,7 +165,8 @@ class _ServedWithView(Runnable[Any, Any]):
         self.messages_key = messages_key
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - Runnable's name
-        return self.node.invoke(self._served(input, config), config, **kwargs)
+        served = self._served(input, config)
+        return self._own(self.node.invoke(served, config, **kwargs), served)
 
     async def ainvoke(
         self,
@@ -160,19 +174,39 @@ class _ServedWithView(Runnable[Any, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        return await self.node.ainvoke(self._served(input, config), config, **kwargs)
+        served = self._served(input, config)
+        return self._own(await self.node.ainvoke(served, config, **kwargs), served)
+
+    def _own(self, update: Any, served: Any) -> Any:
+        """Return an update without the messages that the node was only shown.
+
+        A subgraph hands back all of its messages; the view must not become the history.
+        """
+        if isinstance(update, Command):
+            return dataclasses.replace(update, update=self._own(update.update, served))
+        said = update.get(self.messages_key) if isinstance(update, Mapping) else None
+        if not isinstance(said, list):
+            return update
+        shown = self._messages(served)
+        same = {id(m) for m in shown}
+        by_id = {m.id: m for m in shown if m.id}
+        own = [
+            m for m in said if id(m) not in same and by_id.get(getattr(m, "id", None) or "") != m
+        ]
+        return {**update, self.messages_key: own}
+
+    def _messages(self, state: Any) -> list[BaseMessage]:
+        key = self.messages_key
+        return (state.get(key) if isinstance(state, Mapping) else getattr(state, key)) or []
 
     def _served(self, state: Any, config: RunnableConfig | None) -> Any:
         # Built from the state rather than taken from the trimmer, so that a node that is reached
         # past the trimmer (by a Command, say) never gets an outdated view.
         read = ((config or {}).get("configurable") or {}).get(READ_CHANNEL)
         parts = {key: read(key, False) for key in _KEYS} if read else {}
-        is_mapping = isinstance(state, Mapping)
-        messages: list[BaseMessage] = (
-            state.get(self.messages_key) if is_mapping else getattr(state, self.messages_key)
-        ) or []
-        served = {self.messages_key: context({**parts, "messages": messages}, self.budget)}
-        if is_mapping:
+        view = context({**parts, "messages": self._messages(state)}, self.budget)
+        served = {self.messages_key: view}
+        if isinstance(state, Mapping):
             return {**state, **served}
         if dataclasses.is_dataclass(state) and not isinstance(state, type):
             return dataclasses.replace(state, **served)

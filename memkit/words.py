@@ -32,7 +32,7 @@ def sentences(text: str) -> list[str]:
         piece = " ".join(part.split())
         if not piece:
             continue
-        if found and _ABBREVIATION.search(found[-1]):
+        if found and _ABBREVIATION.search(found[-1][-12:]):
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)

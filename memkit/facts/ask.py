@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Annotated, Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from memkit import prompts
 from memkit.messages import speaker_of, text_of
@@ -17,13 +18,23 @@ GROUNDED_SHARE = 0.6
 facts; at this share most inventions go and few true facts do (measured with 0.5-1.5B models)."""
 
 
+def _ids(value: Any) -> Any:
+    """Take numbers for ids, and one id for a list of one: models write both."""
+    return [str(i) for i in value] if isinstance(value, list) else [str(value)]
+
+
 class ProposedFact(BaseModel):
     """One fact as the model states it."""
 
     text: str = Field(description="One plain sentence in the third person.")
-    kind: str = Field(default="statement", description="One word, e.g. address or preference.")
+    kind: str | None = Field(default=None, description="One word, e.g. address or preference.")
     attribute: str | None = Field(default=None, description="Only if single-valued.")
-    message_ids: list[str] = Field(description="Ids of the messages that state it.")
+    message_ids: Annotated[list[str], BeforeValidator(_ids)] = Field(
+        description="Ids of the messages that state it."
+    )
+
+
+_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
 
 class ProposedFacts(BaseModel):
@@ -55,19 +66,29 @@ def read_reply(reply: Any) -> list[ProposedFact]:
     Raises:
         UnreadableReply: There is no such JSON in it.
     """
-    if isinstance(reply, ProposedFacts):
-        return reply.facts
-    text = text_of(reply) if isinstance(reply, BaseMessage) else reply
-    try:
-        if isinstance(text, Mapping):
-            return ProposedFacts.model_validate(text).facts
-        match = re.search(r"[\[{].*[\]}]", str(text), re.DOTALL)
-        data = json.loads(match[0]) if match else None
-        return ProposedFacts.model_validate(
-            {"facts": data} if isinstance(data, list) else data
-        ).facts
-    except (ValidationError, ValueError, TypeError) as error:
-        raise UnreadableReply(f"no list of facts in {str(text)[:120]!r}") from error
+    data = _json_of(text_of(reply)) if isinstance(reply, BaseMessage) else reply
+    entries = data.get("facts") if isinstance(data, Mapping) else data
+    if not isinstance(entries, list):
+        raise UnreadableReply(f"no list of facts in {str(reply)[:120]!r}")
+    facts = []
+    for entry in entries:
+        with suppress(ValidationError):
+            facts.append(ProposedFact.model_validate(entry))
+    if entries and not facts:
+        raise UnreadableReply(f"none of its entries is a fact: {str(entries)[:120]!r}")
+    return facts
+
+
+def _json_of(text: str) -> Any:
+    """Return the first JSON in a text that may hold a list of facts, else None."""
+    text = _THINKING.sub("", text)
+    decoder = json.JSONDecoder()
+    for bracket in re.finditer(r"[\[{]", text):
+        with suppress(ValueError):
+            data, _ = decoder.raw_decode(text, bracket.start())
+            if isinstance(data, list) or "facts" in data:
+                return data
+    return None
 
 
 def grounded(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from memkit.errors import ConfigError
+from memkit.words import words
 
 Status = Literal["current", "superseded", "retracted"]
 _TIMES = ("first_seen", "last_updated", "last_confirmed", "valid_from", "valid_to")
@@ -32,7 +33,12 @@ def as_utc(value: datetime | str | None) -> datetime | None:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ConfigError(f"not an ISO 8601 time: {value!r}") from None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if not isinstance(value, datetime):
+        raise ConfigError(f"a time is a datetime or an ISO 8601 string, got {value!r}")
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ConfigError(f"the time {value!r} is out of range in UTC") from None
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,15 @@ class Fact:
             raise ConfigError(f"confidence is from 0 to 1, got {self.confidence!r}")
         if self.status not in get_args(Status):
             raise ConfigError(f"status is one of {get_args(Status)}, got {self.status!r}")
+        if not isinstance(self.source, Mapping):
+            raise ConfigError(f"source is a mapping, got {self.source!r}")
         for name in _TIMES:
             object.__setattr__(self, name, as_utc(getattr(self, name)))
+
+    @property
+    def words(self) -> str:
+        """The words of the text, without case and punctuation."""
+        return " ".join(words(self.text))
 
     @property
     def message_ids(self) -> list[str]:
@@ -94,13 +107,22 @@ class Fact:
         for name in _TIMES:
             value[name] = value[name].isoformat() if value[name] else None
         value["source"] = dict(self.source)
+        # What a statement is found by, whatever its case and punctuation.
+        value["words"] = self.words
         return value
 
     @classmethod
     def from_value(cls, key: str, value: Mapping[str, Any]) -> "Fact":
-        """Return the fact that a store item holds; unknown fields of the value are left aside."""
+        """Return the fact that a store item holds; unknown fields of the value are left aside.
+
+        Raises:
+            ConfigError: The value is not that of a fact.
+        """
         known = {f.name for f in fields(cls)} - {"key"}
-        return cls(key=key, **{k: v for k, v in value.items() if k in known})
+        try:
+            return cls(key=key, **{k: v for k, v in value.items() if k in known})
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"the item {key!r} is not a fact: {error}") from error
 
     def changed(self, **changes: Any) -> "Fact":
         """Return a copy with some fields changed."""

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Literal
 
 from memkit.facts.model import SINGLE_VALUED, Fact
-from memkit.words import words
 
 Action = Literal["add", "confirm", "supersede"]
+_CONFIRMATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def same_statement(a: Fact, b: Fact) -> bool:
 
     Meaning is not compared: "likes coffee" and "hates coffee" are close neighbours by meaning.
     """
-    return a.subject == b.subject and words(a.text) == words(b.text)
+    return (a.subject, a.words) == (b.subject, b.words)
 
 
 def reconcile(existing: Sequence[Fact], proposed: Sequence[Fact], now: datetime) -> list[Change]:
@@ -59,7 +59,14 @@ def reconcile(existing: Sequence[Fact], proposed: Sequence[Fact], now: datetime)
         rival = next((f for f in current.values() if _same_attribute(f, new)), None)
         if known is not None:
             seen = max(t for t in (known.last_confirmed, known.last_updated, at) if t is not None)
-            confirmed = known.changed(last_confirmed=seen, last_updated=seen)
+            # Which statements confirmed it is kept, so that one read again stays a confirmation
+            # even after the fact was superseded; the last few are enough.
+            by = [*known.source.get("confirmed_by", ()), new.key][-_CONFIRMATIONS:]
+            confirmed = known.changed(
+                last_confirmed=seen,
+                last_updated=seen,
+                source={**known.source, "confirmed_by": by},
+            )
             current[known.key] = confirmed
             changes.append(Change("confirm", confirmed))
         elif rival is None:

@@ -14,7 +14,7 @@ _FIRST_PERSON = re.compile(
 )
 _NOT_A_STATEMENT = re.compile(
     r"""
-    \?\W*$                                         # a question
+    \?[^\w?]*$                                     # a question
     | \b(?:if\ (?:i|we|only)|suppose|imagine|i\ wish|what\ if|would\ have|might|maybe|perhaps
         |not\ sure|i\ wonder|i\ guess|hypothetically)\b
     | ^\W*(?:can|could|would|should|do|does|did|will|may|shall)\ (?:i|we|you)\b

@@ -15,7 +15,7 @@ from langgraph.store.base import BaseStore
 
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
-from memkit.messages import now_of
+from memkit.messages import after, now_of
 
 Update: TypeAlias = dict[str, Any]
 
@@ -26,6 +26,7 @@ TURNS_NAMESPACE = ("users", "{user_id}", "turns")
 # node to learn which channels its graph has. tests/contract holds it to that.
 READ_CHANNEL = "__pregel_read"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_RECENT = 8  # ids kept beside a cursor, in case its message is removed
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,17 @@ def check_namespace(template: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: It is empty, a plain string, or a label is empty or holds a dot.
     """
-    if isinstance(template, str) or not template:
+    if not isinstance(template, list | tuple) or not template:
         raise ConfigError(
             f'a namespace is a tuple of labels like ("users", "{{user_id}}"), got {template!r}'
         )
     for label in template:
         if not isinstance(label, str) or not label or "." in label:
             raise ConfigError(f"a namespace label is a text without dots, got {label!r}")
+        if set("{}") & set(_PLACEHOLDER.sub("", label)):
+            raise ConfigError(f'a name to fill in is written like "{{user_id}}", got {label!r}')
+    if template[0] == "langgraph":
+        raise ConfigError('LangGraph keeps namespaces that begin with "langgraph" to itself')
     return tuple(template)
 
 
@@ -144,6 +149,16 @@ def resolve_model(model: BaseChatModel | Runnable[Any, Any] | str | None) -> Any
         raise ConfigError(f"cannot make a chat model of {model!r}: {error}") from error
 
 
+def check_type(what: str, value: object, wanted: type) -> None:
+    """Refuse a value of another type when the node is built, not on the thousandth turn.
+
+    Raises:
+        ConfigError: The value is not of the type; a bool is no int.
+    """
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ConfigError(f"{what} is of type {wanted.__name__}, got {value!r}")
+
+
 def utc_now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)
@@ -166,6 +181,10 @@ class MemoryNode(Runnable[Any, Update]):
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.name: str | None = type(self).__name__
+        for key in (messages_key, memory_key):
+            check_type("a state key", key, str)
+        if not callable(clock):
+            raise ConfigError(f"clock is a function that returns a datetime, got {clock!r}")
         self.messages_key = messages_key
         self.memory_key = memory_key
         self.clock = clock
@@ -218,6 +237,19 @@ class MemoryNode(Runnable[Any, Update]):
     def now(self, messages: Sequence[BaseMessage]) -> datetime:
         """Return the time of the turn: when it was said, else the clock."""
         return now_of(messages, self.clock())
+
+    def unread(self, visit: Visit, entry: str, ids: Sequence[str]) -> int:
+        """Return the position behind the last message that this node has read.
+
+        Where that message was removed, the latest of the few before it counts.
+        """
+        cursor = self.cursor(visit, entry)
+        return max(after(ids, i) for i in [cursor.get("through_id"), *cursor.get("recent", ())])
+
+    def read_through(self, visit: Visit, entry: str, ids: Sequence[str], end: int) -> Update:
+        """Return the update that says that the messages before `end` are read."""
+        recent = list(ids[max(0, end - 1 - _RECENT) : end - 1])
+        return self.with_cursor(visit, entry, {"through_id": ids[end - 1], "recent": recent})
 
     def cursor(self, visit: Visit, entry: str) -> dict[str, Any]:
         """Return this node's entry of the cursors, empty at first."""

@@ -7,29 +7,31 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
+from langgraph.errors import GraphBubbleUp
 from langgraph.store.base import GetOp, Op, PutOp, SearchOp
 
 from memkit.effects import AskModel, Body, StoreBatch
+from memkit.errors import ConfigError
 from memkit.facts import SINGLE_VALUED, Change, Fact, reconcile
 from memkit.facts.ask import (
     ProposedFact,
     ProposedFacts,
-    UnreadableReply,
     grounded,
     question,
     read_reply,
 )
 from memkit.facts.rules import statements
-from memkit.messages import after, message_ids, said_at, speaker_of, text_of
+from memkit.messages import message_ids, said_at, speaker_of, text_of
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     MemoryNode,
     Update,
     Visit,
     check_namespace,
+    check_type,
     resolve_model,
 )
-from memkit.nodes.record import memory_key
+from memkit.nodes.record import memory_key, said_by_someone
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class FactExtractor(MemoryNode):
         model: A chat model, a name for `init_chat_model`, or None to keep the person's own
             first-person statements (see memkit.facts.rules for what that misses).
         namespace: Where facts are kept.
+        batch_chars: The most characters of messages in one model call; the rest waits for the
+            next visit.
         kwargs: See MemoryNode.
 
     State:
@@ -69,9 +73,12 @@ class FactExtractor(MemoryNode):
         model: BaseChatModel | str | None = None,
         *,
         namespace: Sequence[str] = FACTS_NAMESPACE,
+        batch_chars: int = 16_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_type("batch_chars", batch_chars, int)
+        self.batch_chars = batch_chars
         self.model = resolve_model(model)
         self.namespace = check_namespace(namespace)
 
@@ -84,13 +91,14 @@ class FactExtractor(MemoryNode):
         """Propose facts, look up what they touch, write what changes."""
         messages = self.messages(visit)
         ids = message_ids(messages)
-        begin = after(ids, self.cursor(visit, "extract").get("through_id"))
+        begin = self.unread(visit, "extract", ids)
         if begin == len(messages):
             return {}
         store = visit.store
         namespace = visit.namespace(self.namespace)
-        new = list(zip(ids[begin:], messages[begin:], strict=True))
-        done = self.with_cursor(visit, "extract", {"through_id": ids[-1]})
+        end = len(messages) if self.model is None else self._one_call(messages, begin)
+        new = [(ids[i], messages[i]) for i in range(begin, end) if said_by_someone(messages[i])]
+        done = self.read_through(visit, "extract", ids, end)
         if not any(isinstance(m, HumanMessage) for _, m in new):
             return done
         counts: Counter[str] = Counter()
@@ -99,6 +107,8 @@ class FactExtractor(MemoryNode):
         else:
             try:
                 proposed = yield from self._asked(visit, new, messages, counts)
+            except GraphBubbleUp:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
                 _log.warning("no facts were taken down, the next turn tries again: %s", error)
                 visit.emit(failed=str(error))
@@ -117,6 +127,18 @@ class FactExtractor(MemoryNode):
         counts.update(change.action for change in changes)
         visit.emit(**{k: counts[k] for k in ("add", "confirm", "supersede", "ungrounded")})
         return done
+
+    def _one_call(self, messages: Sequence[BaseMessage], begin: int) -> int:
+        """Return where the messages of one model call end: at least one, the rest on later turns.
+
+        After an outage the backlog so never outgrows the model's window.
+        """
+        size = 0
+        for i in range(begin, len(messages)):
+            size += len(text_of(messages[i]))
+            if size > self.batch_chars and i > begin:
+                return i
+        return len(messages)
 
     def _stated(
         self,
@@ -178,7 +200,7 @@ class FactExtractor(MemoryNode):
                     messages,
                     n,
                     text=proposal.text.strip(),
-                    kind=proposal.kind.strip().lower() or "statement",
+                    kind=(proposal.kind or "").strip().lower() or "statement",
                     attribute=attribute if attribute in SINGLE_VALUED else None,
                 )
             )
@@ -191,19 +213,17 @@ class FactExtractor(MemoryNode):
             structured = self.model.with_structured_output(
                 ProposedFacts.model_json_schema(), method="json_schema", include_raw=True
             )
-        except (NotImplementedError, ValueError, TypeError, AttributeError):
-            structured = None
-        if structured is None:
+            answer = yield AskModel(structured, prompt, config)  # type: ignore[arg-type]
+        except Exception as error:
+            if not _lacks_schemas(error):
+                raise
             schema = HumanMessage(
                 "Answer with JSON only: "
                 '{"facts": [{"text": …, "kind": …, "attribute": … or null, "message_ids": […]}]}'
             )
-            return read_reply((yield AskModel(self.model, [*prompt, schema], config)))  # type: ignore[arg-type]
-        answer = yield AskModel(structured, prompt, config)  # type: ignore[arg-type]
+            answer = yield AskModel(self.model, [*prompt, schema], config)  # type: ignore[arg-type]
         if isinstance(answer, dict) and "raw" in answer:
-            return read_reply(answer["parsed"] if answer.get("parsed") else answer["raw"])
-        if answer is None:
-            raise UnreadableReply("the model returned nothing")
+            answer = answer.get("parsed") or answer["raw"]
         return read_reply(answer)
 
     def _fact(
@@ -236,20 +256,31 @@ class FactExtractor(MemoryNode):
     ) -> Body[tuple[set[str], list[Fact]]]:
         """Return the keys that are written already, and the current facts that may be touched."""
         attributes = {(f.subject, f.attribute) for f in proposed if f.attribute}
-        texts = {(f.subject, f.text) for f in proposed}
+        texts = {(f.subject, f.words) for f in proposed}
         ops: list[Op] = [GetOp(namespace, f.key, refresh_ttl=False) for f in proposed]
-        for field, wanted in (("attribute", attributes), ("text", texts)):
+        for field, wanted in (("attribute", attributes), ("words", texts)):
             for subject, value in sorted(wanted):
-                match = {"status": "current", "subject": subject, field: value}
-                ops.append(SearchOp(namespace, filter=match, limit=10, refresh_ttl=False))
+                for status in ("current", "superseded"):
+                    match = {"status": status, "subject": subject, field: value}
+                    ops.append(SearchOp(namespace, filter=match, limit=50, refresh_ttl=False))
         answers = yield StoreBatch(store, ops)
         written = {item.key for item in answers[: len(proposed)] if item is not None}
-        existing = {
-            item.key: Fact.from_value(item.key, item.value)
-            for items in answers[len(proposed) :]
-            for item in items
-        }
+        existing: dict[str, Fact] = {}
+        for item in (item for items in answers[len(proposed) :] for item in items):
+            try:
+                existing[item.key] = Fact.from_value(item.key, item.value)
+            except ConfigError as error:
+                _log.warning("left out an item of %s: %s", item.namespace, error)
+        for fact in existing.values():
+            written.update(fact.source.get("confirmed_by") or ())
         return written, list(existing.values())
+
+
+def _lacks_schemas(error: Exception) -> bool:
+    """Return whether a model, or the server behind it, cannot answer by a JSON schema."""
+    if getattr(error, "status_code", None) in (400, 404, 422):
+        return True
+    return isinstance(error, NotImplementedError | ValueError | TypeError | AttributeError)
 
 
 def _to_write(changes: Sequence[Change]) -> list[Fact]:

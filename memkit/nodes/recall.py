@@ -1,6 +1,7 @@
 """MemoryRecall: what is known that matters for this turn."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -9,8 +10,8 @@ from langgraph.store.base import SearchItem, SearchOp
 
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
-from memkit.facts import StalenessPolicy
-from memkit.messages import message_ids, text_of
+from memkit.facts import Fact, StalenessPolicy
+from memkit.messages import after, message_ids, text_of, turn_start_at
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     TURNS_NAMESPACE,
@@ -18,8 +19,11 @@ from memkit.nodes.base import (
     Update,
     Visit,
     check_namespace,
+    check_type,
 )
 from memkit.state import Freshness, Recalled, Source
+
+_log = logging.getLogger(__name__)
 
 Place: TypeAlias = tuple[str | None, str]  # thread and message
 _WORST_LAST: tuple[Freshness, ...] = ("fresh", "stale", "expired")
@@ -40,10 +44,11 @@ class MemoryRecall(MemoryNode):
         policy: Sets `freshness`; StaleFactCheck may judge again with its own.
         include_expired: Also return expired and superseded facts.
         output_key: The state key to write.
+        summary_key: The state key of the running summary, if the state has one.
         kwargs: See MemoryNode.
 
     State:
-        Reads messages, memory; writes `recalled`.
+        Reads messages, summary, memory; writes `recalled`.
 
     Cost:
         One `batch` of the store with one search per source; one embedding of the query.
@@ -63,9 +68,11 @@ class MemoryRecall(MemoryNode):
         policy: StalenessPolicy | None = None,
         include_expired: bool = False,
         output_key: str = "recalled",
+        summary_key: str = "summary",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_type("limit", limit, int)
         if limit < 1:
             raise ConfigError(f"limit must be at least 1, got {limit!r}")
         if not sources or set(sources) - {"facts", "turns"}:
@@ -76,9 +83,11 @@ class MemoryRecall(MemoryNode):
             "facts": check_namespace(namespace),
             "turns": check_namespace(turns_namespace),
         }
-        self.policy = policy or StalenessPolicy()
+        self.policy = StalenessPolicy() if policy is None else policy
+        check_type("policy", self.policy, StalenessPolicy)
         self.include_expired = include_expired
         self.output_key = output_key
+        self.summary_key = summary_key
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -104,37 +113,40 @@ class MemoryRecall(MemoryNode):
         ]
         answers = yield StoreBatch(store, ops)
         now = self.now(messages)
-        found = [
-            self._recalled(source, item, now)
-            for source, items in zip(self.sources, answers, strict=True)
-            for item in items
-            if "text" in item.value
-        ]
+        found = []
+        for source, items in zip(self.sources, answers, strict=True):
+            for item in items:
+                try:
+                    found.append(self._recalled(source, item, now))
+                except ConfigError as error:
+                    _log.warning("left out an item of %s: %s", item.namespace, error)
         return {self.output_key: self._select(found, visit.thread_id, seen)}
 
     def _filter(self, source: Source) -> dict[str, Any] | None:
         return {"status": "current"} if source == "facts" and not self.include_expired else None
 
     def _in_view(self, visit: Visit, messages: Sequence[BaseMessage]) -> set[str]:
-        """Return ids of this thread's messages since the last cut; the model sees those anyway."""
+        """Return ids of this thread's messages that the model sees as they were said."""
         ids = message_ids(messages)
         start = self.cursor(visit, "trim").get("start_id")
-        return set(ids[ids.index(start) if start in ids else 0 :])
+        summary = visit.read(self.summary_key)
+        covered = turn_start_at(messages, after(ids, summary["through_id"])) if summary else 0
+        return set(ids[max(covered, ids.index(start) if start in ids else 0) :])
 
     def _recalled(self, source: Source, item: SearchItem, now: datetime) -> Recalled:
-        value = item.value
-        origin: Mapping[str, Any] = value.get("source") or {}
+        # A turn has the text, the dates and the source of a fact, and does not age.
+        fact = Fact.from_value(item.key, item.value)
         return {
             "key": item.key,
             "source": source,
-            "text": value["text"],
-            "kind": value.get("kind") or ("turn" if source == "turns" else "statement"),
-            "last_updated": value.get("last_updated"),
-            "last_confirmed": value.get("last_confirmed"),
-            "freshness": self.policy.freshness(value, now) if source == "facts" else "fresh",
+            "text": fact.text,
+            "kind": fact.kind,
+            "last_updated": fact.last_updated.isoformat() if fact.last_updated else None,
+            "last_confirmed": fact.last_confirmed.isoformat() if fact.last_confirmed else None,
+            "freshness": self.policy.freshness(fact, now) if source == "facts" else "fresh",
             "score": item.score,
-            "message_ids": list(origin.get("message_ids") or []),
-            "thread_id": origin.get("thread_id"),
+            "message_ids": fact.message_ids,
+            "thread_id": fact.source.get("thread_id"),
         }
 
     def _select(

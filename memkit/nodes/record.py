@@ -4,17 +4,23 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.store.base import PutOp
 
 from memkit.effects import Body, StoreBatch
-from memkit.messages import after, message_ids, said_at, speaker_of, text_of
+from memkit.messages import message_ids, said_at, speaker_of, text_of
 from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace
+from memkit.view import RECALLED_ID
 
 
 def memory_key(*parts: object) -> str:
     """Return a key that is the same whenever the same thing is written again."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def said_by_someone(message: BaseMessage) -> bool:
+    """Return whether a person or an assistant said it: not a tool, nor memkit's own notes."""
+    return isinstance(message, HumanMessage | AIMessage) and message.id != RECALLED_ID
 
 
 class TurnRecorder(MemoryNode):
@@ -47,7 +53,7 @@ class TurnRecorder(MemoryNode):
         """Write the messages behind the cursor."""
         messages = self.messages(visit)
         ids = message_ids(messages)
-        begin = after(ids, self.cursor(visit, "record").get("through_id"))
+        begin = self.unread(visit, "record", ids)
         if begin == len(messages):
             return {}
         store = visit.store
@@ -56,7 +62,7 @@ class TurnRecorder(MemoryNode):
         for i in range(begin, len(messages)):
             message = messages[i]
             text = text_of(message).strip()
-            if not text or not isinstance(message, HumanMessage | AIMessage):
+            if not text or not said_by_someone(message):
                 continue
             at = (said_at(message) or self.now(messages)).isoformat()
             value = {
@@ -72,4 +78,4 @@ class TurnRecorder(MemoryNode):
         if puts:
             yield StoreBatch(store, puts)
         visit.emit(recorded=len(puts))
-        return self.with_cursor(visit, "record", {"through_id": ids[-1]})
+        return self.read_through(visit, "record", ids, len(ids))

@@ -6,11 +6,12 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langgraph.errors import GraphBubbleUp
 
 from memkit import prompts
 from memkit.effects import AskModel, Body
-from memkit.messages import after, message_ids
-from memkit.nodes.base import MemoryNode, Update, Visit, resolve_model
+from memkit.messages import after, message_ids, turn_starts
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
 from memkit.summary import (
     UnusableSummary,
     checked_reply,
@@ -60,6 +61,7 @@ class RollingSummarizer(MemoryNode):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_type("budget", budget, ContextBudget)
         self.model = resolve_model(model)
         self.budget = budget
         self.summary_key = summary_key
@@ -85,12 +87,15 @@ class RollingSummarizer(MemoryNode):
             + _WRAPPER_TOKENS
             + (share if visit.read(self.recalled_key) else 0),
         )
+        end = self._one_call(messages, begin, end)
         fold = [m for m in messages[begin:end] if not isinstance(m, SystemMessage)]
         if not fold:
             return {}
         previous = summary["text"] if summary else ""
         try:
             text = yield from self._summarize(visit, previous, fold)
+        except GraphBubbleUp:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
             _log.warning("the summary stays as it was: %s", error)
             visit.emit(failed=str(error))
@@ -108,6 +113,22 @@ class RollingSummarizer(MemoryNode):
             self.summary_key: update,
             **self.with_cursor(visit, "summarize", {"failures": 0}),
         }
+
+    def _one_call(self, messages: Sequence[BaseMessage], begin: int, end: int) -> int:
+        """Return where the fold ends so that it fits one prompt: whole turns, at least one.
+
+        What is left is folded on later turns; after an outage the backlog so never outgrows the
+        model's window.
+        """
+        if self.model is None:
+            return end
+        size, cut = 0, begin
+        for start in [*(i for i in turn_starts(messages) if begin < i < end), end]:
+            size += sum(map(self.budget.count_one, messages[cut:start]))
+            if size > self.budget.high and cut > begin:
+                return cut
+            cut = start
+        return end
 
     def _summarize(self, visit: Visit, previous: str, fold: Sequence[BaseMessage]) -> Body[str]:
         limit = self.budget.summary_share

@@ -3,7 +3,7 @@
 from typing import Any
 
 from memkit.effects import Body
-from memkit.nodes.base import MemoryNode, Update, Visit
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type
 from memkit.view import ContextBudget, build_view
 
 
@@ -42,6 +42,7 @@ class TokenTrimmer(MemoryNode):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_type("budget", budget, ContextBudget)
         self.budget = budget
         self.output_key = output_key
         self.summary_key = summary_key

@@ -5,7 +5,7 @@ from typing import Any
 
 from memkit.effects import Body
 from memkit.facts import StalenessPolicy
-from memkit.nodes.base import MemoryNode, Update, Visit
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type
 
 
 class StaleFactCheck(MemoryNode):
@@ -36,7 +36,8 @@ class StaleFactCheck(MemoryNode):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.policy = policy or StalenessPolicy()
+        self.policy = StalenessPolicy() if policy is None else policy
+        check_type("policy", self.policy, StalenessPolicy)
         self.recalled_key = recalled_key
         self.keep_expired = keep_expired
 

@@ -2,7 +2,7 @@
 
 import operator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -224,3 +225,58 @@ def test_add_memory_names_what_is_wrong() -> None:
     add_memory(builder, around="respond", budget=BUDGET)
     with pytest.raises(ConfigError, match="wired twice"):
         add_memory(builder, around="respond", budget=BUDGET)
+
+
+@pytest.mark.parametrize("how", ["subgraph", "whole list"])
+def test_add_memory_never_lets_the_view_become_the_history(how: str) -> None:
+    def chat(state: Plain) -> dict[str, Any]:
+        reply = AIMessage("Noted.")
+        return {"messages": [*state["messages"], reply] if how == "whole list" else [reply]}
+
+    inner: StateGraph[Any, Any, Any, Any] = StateGraph(Plain)
+    inner.add_node("chat", chat)
+    inner.add_edge(START, "chat")
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(Plain)
+    builder.add_node("chat", inner.compile() if how == "subgraph" else chat)
+    builder.add_edge(START, "chat")
+    add_memory(builder, around="chat", budget=ContextBudget(260), record_turns=True)
+    store = memory_store()
+    graph = builder.compile(checkpointer=InMemorySaver(), store=store)
+    for n in range(12):
+        text = f"I bought parcel number {n} in the shop, and it was blue."
+        graph.invoke({"messages": [HumanMessage(text)]}, config(f"t{n % 2}"))
+    values = graph.get_state(config("t0")).values
+    assert values["summary"]
+    assert [m.type for m in values["messages"]] == ["human", "ai"] * 6
+    facts = store.search(("users", "ann@example%2Ecom", "facts"), limit=100)
+    assert len(facts) == 12
+
+
+def test_add_memory_refuses_a_jump_past_it() -> None:
+    def jump(state: Plain) -> Command[Literal["respond"]]:
+        return Command(goto="respond")
+
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(Plain)
+    builder.add_node("jump", jump)
+    builder.add_node("respond", lambda state: state)
+    builder.add_edge(START, "jump")
+    with pytest.raises(ConfigError, match="memory_recall"):
+        add_memory(builder, around="respond", budget=BUDGET)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MemoryRecall(namespace=("users", "{user-id}", "facts")),
+        lambda: MemoryRecall(namespace=("langgraph", "{user_id}")),
+        lambda: MemoryRecall(limit="8"),  # type: ignore[arg-type]
+        lambda: MemoryRecall(policy={"default": "90d"}),  # type: ignore[arg-type]
+        lambda: TokenTrimmer(None),  # type: ignore[arg-type]
+        lambda: TokenTrimmer(BUDGET, messages_key=5),
+        lambda: FactExtractor(5),  # type: ignore[arg-type]
+        lambda: TurnRecorder(clock="now"),
+    ],
+)
+def test_wrong_arguments_fail_when_the_node_is_built(build: Any) -> None:
+    with pytest.raises(ConfigError):
+        build()

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
 
-from memkit import FactExtractor, MemoryState
+from memkit import FactExtractor, MemoryRecall, MemoryState
 from tests.graphs import config, said
 from tests.scripted import ScriptedModel, facts_reply
 
@@ -122,3 +122,91 @@ def test_a_move_told_in_several_threads_leaves_one_current_address() -> None:
     assert current["first_seen"].startswith("2026-03-01")
     assert current["last_confirmed"].startswith("2026-04-01")
     assert all(f["valid_to"] for f in facts if f["status"] == "superseded")
+
+
+MOVES = ["I live at 14 Linden Street.", "I live at 14 Linden Street.", "I moved to 3 Harbour Road."]
+
+
+def statuses(store: InMemoryStore) -> dict[str, str]:
+    return {f.value["text"]: f.value["status"] for f in store.search(FACTS)}
+
+
+@pytest.mark.parametrize("again", ["removed", "replayed"])
+def test_reading_a_confirmation_again_never_brings_back_the_old_value(again: str) -> None:
+    store = InMemoryStore()
+    graph = graph_with(None, store)
+    for text in MOVES:
+        graph.invoke({"messages": [HumanMessage(text)]}, config("t"))
+    before = statuses(store)
+    assert before == {MOVES[0]: "superseded", MOVES[2]: "current"}
+    if again == "removed":
+        last = graph.get_state(config("t")).values["messages"][-1]
+        graph.invoke({"messages": [RemoveMessage(last.id)]}, config("t"))
+    else:
+        history = list(graph.get_state_history(config("t")))
+        for snapshot in [s for s in history if s.next == ("remember",)]:
+            configurable = {**config("t")["configurable"], **snapshot.config["configurable"]}
+            graph.invoke(None, {"configurable": configurable})
+    assert statuses(store) == before
+    assert len(store.search(FACTS)) == 2
+
+
+def test_the_same_words_are_one_fact() -> None:
+    store = InMemoryStore()
+    graph = graph_with(None, store)
+    for text in ("I love green tea.", "I love green tea!", "i love green tea"):
+        graph.invoke({"messages": [HumanMessage(text)]}, config("t"))
+    assert len(store.search(FACTS)) == 1
+
+
+def test_a_backlog_is_read_in_calls_of_bounded_size() -> None:
+    model = ScriptedModel(lambda _: facts_reply())
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("remember", FactExtractor(model, batch_chars=300))
+    builder.add_edge(START, "remember")
+    graph = builder.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    graph.invoke(
+        {"messages": [HumanMessage(f"message {n} " + "x" * 90) for n in range(9)]}, config("t")
+    )
+    for _ in range(3):
+        graph.invoke({"messages": []}, config("t"))
+    asked = [str(prompt[1].content) for prompt in model.prompts]
+    assert len(asked) == 3
+    assert all(len(text) < 500 for text in asked)
+    assert all(sum(f"message {n} " in text for text in asked) == 1 for n in range(9))
+
+
+def test_a_model_without_schemas_is_asked_in_words() -> None:
+    class Refused(Exception):
+        status_code = 400
+
+    class NoSchemas(ScriptedModel):
+        def with_structured_output(self, *_: Any, **__: Any) -> Any:
+            raise Refused("response_format is not supported")
+
+    store = InMemoryStore()
+    odd = {**MOVED, "message_ids": [1], "kind": None}
+    model = NoSchemas(  # type: ignore[call-arg]
+        lambda _: AIMessage(f"<think>{{}}</think>[note] {facts_reply(odd).content}")  # type: ignore[arg-type]
+    )
+    graph_with(model, store).invoke(
+        {"messages": [HumanMessage("I moved to 3 Harbour Road in Hamburg.")]}, config("t")
+    )
+    (fact,) = store.search(FACTS)
+    assert fact.value["kind"] == "statement"
+    assert "JSON only" in str(model.prompts[0][-1].content)
+
+
+def test_an_item_that_is_no_fact_stops_nothing() -> None:
+    store = InMemoryStore()
+    store.put(FACTS, "odd", {"text": "x", "status": "current", "last_updated": "yesterday"})
+    store.put(FACTS, "odder", {"text": "x", "status": "current", "source": "crm"})
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("recall", MemoryRecall())
+    builder.add_node("remember", FactExtractor(None))
+    builder.add_edge(START, "recall")
+    builder.add_edge("recall", "remember")
+    graph = builder.compile(store=store)
+    state = graph.invoke({"messages": [HumanMessage("I love green tea.")]}, config("t"))
+    assert state["recalled"] == []
+    assert len(store.search(FACTS)) == 3

@@ -3,12 +3,13 @@
 from typing import Any
 
 from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
 
 from memkit import MemoryRecall, MemoryState
 from tests.fakes import HashEmbeddings
-from tests.graphs import config, said
+from tests.graphs import config, memory_graph, said
 
 NOW = said("Do I drink green tea in the morning?", "06-01", id="q")
 
@@ -83,3 +84,15 @@ def test_the_limit_holds_and_no_query_finds_nothing() -> None:
     builder.add_edge(START, "recall")
     graph = builder.compile(store=InMemoryStore())
     assert graph.invoke({"messages": [HumanMessage("")]}, config("t"))["recalled"] == []
+
+
+def test_facts_of_this_thread_come_back_once_the_summary_has_covered_their_words() -> None:
+    embed = HashEmbeddings()
+    store = InMemoryStore(index={"embed": embed, "dims": embed.dims, "fields": ["text"]})
+    graph = memory_graph(turns=False).compile(checkpointer=InMemorySaver(), store=store)
+    graph.invoke({"messages": [HumanMessage("I am allergic to peanuts.")]}, config("t"))
+    for n in range(20):
+        text = f"Parcel number {n} came in the morning, and it was blue, as always."
+        graph.invoke({"messages": [HumanMessage(text)]}, config("t"))
+    state = graph.invoke({"messages": [HumanMessage("allergic to peanuts?")]}, config("t"))
+    assert [r["text"] for r in state["recalled"]] == ["I am allergic to peanuts."]

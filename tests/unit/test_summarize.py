@@ -1,13 +1,16 @@
 """RollingSummarizer: what is folded, and which replies never become the summary."""
 
 import asyncio
+from time import perf_counter
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from memkit import ContextBudget, RollingSummarizer, context
-from memkit.summary import cut_sentences, extract_summary
+from memkit.facts.rules import statements
+from memkit.summary import UnusableSummary, checked_reply, cut_sentences, extract_summary
+from memkit.words import sentences
 from tests.scripted import ScriptedModel
 
 BUDGET = ContextBudget(300, summary_tokens=60, recall_tokens=0)
@@ -32,7 +35,7 @@ def test_it_does_nothing_while_everything_fits() -> None:
 
 def test_it_folds_whole_turns_and_never_the_latest() -> None:
     model = ScriptedModel("Ann asked about a parcel.")
-    messages = [*history(20), HumanMessage("and now?", id="last")]
+    messages = [*history(14), HumanMessage("and now?", id="last")]
     update = RollingSummarizer(model, BUDGET).invoke({"messages": messages})
     summary = update["summary"]
     assert summary["text"] == "Ann asked about a parcel."
@@ -128,3 +131,42 @@ def test_sentences_are_cut_whole() -> None:
     assert cut_sentences("One two. Three four. Five.", 20, count) == "One two. Three four."
     assert cut_sentences("One two three.", 5, count) == ""
     assert extract_summary("", [HumanMessage("One two three four five.")], 5, count) == ""
+
+
+def test_a_backlog_is_folded_in_calls_of_bounded_size() -> None:
+    model = ScriptedModel("They talked about parcels.")
+    node = RollingSummarizer(model, BUDGET)
+    state: dict[str, Any] = {"messages": history(100)}
+    for _ in range(4):
+        state.update(node.invoke(state))
+    assert len(model.prompts) == 4
+    assert all(BUDGET.count(prompt) < 900 for prompt in model.prompts)
+    asked = "".join(str(prompt[-1].content) for prompt in model.prompts)
+    folded = int(state["summary"]["through_id"][1:])
+    assert all(asked.count(f"question number {n} about") == 1 for n in range(folded + 1))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        AIMessage("Error 503 on checkout was reported by Ann, who waits for a refund of 40 euros."),
+        AIMessage("Ann waits.", response_metadata={"finish_reason": "eos_token"}),
+        AIMessage("<think>[hm]</think>Ann waits."),
+    ],
+)
+def test_a_good_reply_is_kept(reply: AIMessage) -> None:
+    update = RollingSummarizer(ScriptedModel(lambda _: reply), BUDGET).invoke(
+        {"messages": history(20)}
+    )
+    assert update["summary"]["text"] == str(reply.content).removeprefix("<think>[hm]</think>")
+
+
+def test_hostile_text_takes_no_time() -> None:
+    # Each of these took seconds with a pattern that backtracks; the limit is generous.
+    started = perf_counter()
+    statements("I like " + "?" * 8000 + "a")
+    sentences("Mr. Ab " * 8000)
+    with pytest.raises(UnusableSummary):
+        checked_reply(AIMessage("." * 8000))
+    checked_reply(AIMessage("." * 8000 + "a"))
+    assert perf_counter() - started < 5
