@@ -16,7 +16,6 @@ def main(dsn: str) -> None:
         PostgresSaver.from_conn_string(dsn) as saver,
         SemanticStore.open(dsn, embed=embed, dims=embed.dims) as store,
     ):
-        saver.setup()
         store.setup()
         graph = memory_graph().compile(checkpointer=saver, store=store)
         for line in sys.stdin:

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_three_workers_in_turn_serve_one_thread(empty_dsn: str) -> None:
+    with PostgresSaver.from_conn_string(empty_dsn) as saver:
+        saver.setup()  # LangGraph's own set-up is not safe from several processes at once
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.worker", empty_dsn],
