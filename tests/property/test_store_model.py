@@ -156,7 +156,7 @@ class Model:
         }
         results = [self._read(op) for op in ops]
         for op, result in zip(ops, results, strict=True):
-            if isinstance(op, GetOp | SearchOp) and op.refresh_ttl and result:
+            if isinstance(op, GetOp | SearchOp) and op.refresh_ttl and result is not None:
                 for address in [(op.namespace, op.key)] if isinstance(op, GetOp) else result:
                     self._refresh(self.entries[address[:2]])
         last = {(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
