@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format notebook-kernel clean
+.PHONY: demo test check format clean
 
 demo: $(VENV)/.local ## replay the shipped conversation
 	$(BIN)/memkit demo $(ARGS)

@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     A wrong command line ends the process with code 2, as argparse does it.
     """
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without some character shows "?"
     logging.basicConfig(level=logging.WARNING, format="memkit: %(levelname)s: %(message)s")
     # What goes wrong with a connection comes up as an error here; the driver need not tell it too.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
@@ -201,7 +203,10 @@ def _agrees(data_dir: Path, conversations: int) -> bool:
         raise ConfigError("--fresh asks before it deletes, and there is no terminal: add --yes")
     what = "the conversation" if conversations == 1 else f"the {conversations} conversations"
     question = f"Delete the checkpoints and memories of {what} in {data_dir}? [y/N] "
-    return input(question).strip().lower() in {"y", "yes"}
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
 
 
 def _setup(arguments: argparse.Namespace) -> int:

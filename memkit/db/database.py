@@ -1,6 +1,7 @@
 """Transactions on one pool, for sync and async callers alike."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,19 +49,23 @@ class Database:
         self._config: PoolConfig = pool_config or {}
         self._check = check
         self._pool: Pool | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        # Threads start when they are used.
+        self._threads = ThreadPoolExecutor(pool_size(self._config), "memkit-store")
+        self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
 
     def connect(self) -> Connection:
         """Open a connection of its own, outside the pool."""
+        self._refuse_if_closed()
         return connect(self.conninfo, **self._config.get("kwargs", {}))
 
     def run(self, work: Work[T]) -> T:
         """Run `work` in one transaction; it may run again if Postgres ended it for a deadlock.
 
         Raises:
-            StoreError: See `memkit.db.pool.translated`; nothing was written.
+            StoreError: See `memkit.db.pool.translated`; nothing was written, unless the
+                connection broke during the commit: then all of it may have been.
         """
         pool = self._opened()
         with translated(self.conninfo):
@@ -79,25 +84,27 @@ class Database:
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Call a blocking function on one of the threads of this database."""
-        with self._lock:
-            self._refuse_if_closed()
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(pool_size(self._config), "memkit-store")
-            threads = self._threads
-        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+        self._refuse_if_closed()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     def close(self) -> None:
-        """Close the pool once running transactions ended; a second call does nothing."""
+        """Close the pool once what async callers began has ended; a second call does nothing."""
+        if self.is_inherited:
+            return
         with self._lock:
             self._closed = True
             pool, self._pool = self._pool, None
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
         if pool is not None:
             pool.close()
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this object came along with a fork: its connections are the parent's."""
+        return self._pid != os.getpid()
+
     def _opened(self) -> Pool:
+        self._refuse_if_closed()
         if (pool := self._pool) is not None:
             return pool
         with self._lock:
@@ -109,6 +116,8 @@ class Database:
             return self._pool
 
     def _refuse_if_closed(self) -> None:
+        if self.is_inherited:
+            raise StoreError("the store was opened before a fork; open one in each process")
         if self._closed:
             raise StoreError("the store is closed; open a new one")
 

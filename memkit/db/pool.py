@@ -16,7 +16,7 @@ Connection: TypeAlias = psycopg.Connection[Any]
 Pool: TypeAlias = ConnectionPool[Connection]
 
 CONNECT_TIMEOUT_S = 10
-CHECKOUT_TIMEOUT_S = 30.0
+CHECKOUT_TIMEOUT_S = 10.0
 
 # The schema is not what the statements expect.
 _SCHEMA_ERRORS = (
@@ -47,18 +47,31 @@ def place(conninfo: str) -> str:
         StoreError: `conninfo` is not a connection string.
     """
     try:
-        parts = conninfo_to_dict(conninfo)
-    except psycopg.Error:
+        parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+    except (psycopg.Error, ValueError, TypeError, AttributeError):
+        parts = {"port": "unreadable"}
+    # An unescaped / or @ in a password makes the rest of it look like a host, port or name.
+    torn = "@" in parts.get("host", "") + parts.get("dbname", "")
+    if torn or not parts.get("port", "0").replace(",", "").isdigit():
         # The driver's message can quote the string, and so a password: it is not passed on.
         msg = (
             "the database address is not a PostgreSQL connection string; write it as "
-            "postgresql://user:password@host:5432/database"
+            "postgresql://user:password@host:5432/database, with / @ and : in a password "
+            "percent-encoded"
         )
         raise StoreError(msg) from None
     host = parts.get("host") or parts.get("hostaddr") or "the default host"
     port = f":{parts['port']}" if parts.get("port") else ""
     name = f"database {parts['dbname']!r}" if parts.get("dbname") else "the default database"
     return f"{name} at {host}{port}"
+
+
+def _options(conninfo: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a connection; a time-out in the address goes before the default."""
+    options = {"connect_timeout": CONNECT_TIMEOUT_S, **kwargs, "autocommit": True}
+    if "connect_timeout" in conninfo_to_dict(conninfo) and "connect_timeout" not in kwargs:
+        del options["connect_timeout"]
+    return options
 
 
 @contextlib.contextmanager
@@ -110,10 +123,7 @@ def connect(conninfo: str, **kwargs: Any) -> Connection:
     """
     place(conninfo)  # a wrong address fails here, without its text
     with translated(conninfo):
-        options = {"connect_timeout": CONNECT_TIMEOUT_S, **kwargs, "autocommit": True}
-        if "connect_timeout" in conninfo_to_dict(conninfo) and "connect_timeout" not in kwargs:
-            del options["connect_timeout"]
-        return psycopg.connect(conninfo, **options)
+        return psycopg.connect(conninfo, **_options(conninfo, kwargs))
 
 
 def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
@@ -128,11 +138,7 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
         conninfo,
         min_size=min_size,
         max_size=pool_size(config),
-        kwargs={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            **config.get("kwargs", {}),
-            "autocommit": True,
-        },
+        kwargs=_options(conninfo, config.get("kwargs", {})),
         configure=register_vector,
         check=ConnectionPool.check_connection,
         timeout=CHECKOUT_TIMEOUT_S,

@@ -256,7 +256,7 @@ def _questions(
         if not isinstance(entry, Mapping):
             raise _FormError(f"{where}, question {n} is {_kind(entry)}")
         category = entry.get("category")
-        if category not in ASKED_CATEGORIES:
+        if not isinstance(category, int) or category not in ASKED_CATEGORIES:
             continue
         evidence: list[str] = []
         for item in _get(entry, "evidence", list, f"{where}, question {n}"):

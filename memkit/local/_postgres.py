@@ -138,6 +138,8 @@ def _enter(directory: Path) -> str:
 
 
 def _leave(directory: Path) -> None:
+    if sys.is_finalizing():
+        return  # nothing can be imported now; the keeper stops the server
     with _open_lock:
         held = _open.get(directory)
         if held is None or held.pid != os.getpid():

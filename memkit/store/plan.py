@@ -135,7 +135,8 @@ def _write(put: PutOp) -> Write:
     if not isinstance(value, Mapping):
         msg = f"{what} is a {type(put.value).__name__}; a store keeps mappings with string keys"
         raise ConfigError(msg)
-    if put.ttl is not None and not (math.isfinite(put.ttl) and put.ttl > 0):
+    is_number = isinstance(put.ttl, int | float)
+    if put.ttl is not None and not (is_number and math.isfinite(put.ttl) and put.ttl > 0):
         msg = f"ttl is a number of minutes above 0 or None, not {put.ttl!r} (key {put.key!r})"
         raise ConfigError(msg)
     return Write(encode(put.value, what), None if put.ttl is None else float(put.ttl))
@@ -145,14 +146,18 @@ def _unknown(op: object) -> str:
     return f"a store knows get, search, put and list operations, not {type(op).__name__}"
 
 
-def _not_negative(**numbers: int) -> None:
+def _not_negative(**numbers: Any) -> None:
     for name, number in numbers.items():
+        if not isinstance(number, int):
+            msg = f"{name} is a whole number, not {number!r}"
+            raise ConfigError(msg)
         if number < 0:
             msg = f"{name} is {number}; it cannot be negative"
             raise ConfigError(msg)
 
 
-# Reads. Every table reference carries its tenant wherever the operation names one.
+# Reads. A search carries its tenant beside every table wherever its prefix names one; a batch of
+# gets or deletes may span tenants, and joins on them.
 
 _LIVE = "(i.expires_at IS NULL OR i.expires_at > now())"
 _ITEM = "i.namespace, i.key, i.value::text, i.created_at, i.updated_at, i.ttl_minutes IS NOT NULL"
@@ -202,7 +207,7 @@ ORDER BY {_BEST_FIRST}
 _BY_WORDS = f"""
 WITH asked AS MATERIALIZED (
     SELECT coalesce(array_agg(lexeme), '{{{{}}}}') AS lexemes
-    FROM unnest(to_tsvector('english', left(%(words)s::text, 100000)))
+    FROM unnest(to_tsvector('english', left(%(words)s::text, 4000)))
 ), scope AS MATERIALIZED (
     SELECT i.namespace, i.key, i.value, i.created_at, i.updated_at, i.ttl_minutes,
         ({{cosine}}) AS cosine,

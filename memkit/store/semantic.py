@@ -258,6 +258,8 @@ class SemanticStore(BaseStore):
 
     def close(self) -> None:
         """Stop the sweeper and close every connection; a second call does nothing."""
+        if self._database.is_inherited:
+            return
         self.stop_ttl_sweeper()
         self._database.close()
         self._resources.close()
@@ -474,12 +476,15 @@ class SemanticStore(BaseStore):
         if self.dims is None:
             return
         with connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(
-                "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
-                " ON CONFLICT (name) DO NOTHING",
-                (self.dims,),
-            )
-            row = cursor.execute("SELECT value FROM memkit_meta WHERE name = 'dims'").fetchone()
+            known = "SELECT value FROM memkit_meta WHERE name = 'dims'"
+            row = cursor.execute(known).fetchone()
+            if row is None:  # a role that may only read gets along without
+                cursor.execute(
+                    "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
+                    " ON CONFLICT (name) DO NOTHING",
+                    (self.dims,),
+                )
+                row = cursor.execute(known).fetchone()
         stored = row[0] if row else None
         if stored != self.dims:
             msg = (
@@ -567,12 +572,14 @@ def _sweeping(tenant: str, now: Any) -> Callable[[Connection], int]:
 def _keep_sweeping(
     sweep: Callable[[], int], interval_s: float, stop: threading.Event, done: Future[None]
 ) -> None:
-    while not stop.wait(interval_s):
-        try:
-            sweep()
-        except MemkitError as error:
-            logger.warning("sweeping expired items failed, trying again later: %s", error)
-    done.set_result(None)
+    try:
+        while not stop.wait(interval_s):
+            try:
+                sweep()
+            except MemkitError as error:
+                logger.warning("sweeping expired items failed, trying again later: %s", error)
+    finally:
+        done.set_result(None)
 
 
 def _unknown_mode(mode: object) -> str:

@@ -2,8 +2,10 @@
 
 import asyncio
 import multiprocessing
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -605,3 +607,29 @@ def test_two_databases_side_by_side(
         item = other.get(FACTS, "k")
         assert item is not None
         assert item.value == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://user:s3cr3t/x@localhost/db", "postgresql://user:s3c@r3t@localhost/db"]
+)
+def test_a_torn_password_is_never_printed(dsn: str) -> None:
+    with pytest.raises(StoreError, match="percent-encoded") as caught:
+        SemanticStore.open(dsn, search_mode="text")
+    assert "r3t" not in str(caught.value)
+
+
+def test_a_store_from_before_a_fork_is_refused_in_the_child(store: SemanticStore) -> None:
+    store.put(("a", "b"), "k", {"text": "x"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            store.get(("a", "b"), "k")
+        except StoreError as error:
+            status = 0 if "before a fork" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.get(("a", "b"), "k") is not None
