@@ -49,7 +49,10 @@ def said_at(message: BaseMessage) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def now_of(messages: Sequence[BaseMessage], clock: datetime) -> datetime:
@@ -68,7 +71,7 @@ def text_of(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
     parts = (
-        part if isinstance(part, str) else part.get("text", "")
+        part if isinstance(part, str) else str(part.get("text", ""))
         for part in message.content
         if isinstance(part, str) or part.get("type") == "text"
     )

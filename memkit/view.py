@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
 
 from memkit import prompts
 from memkit.errors import BudgetTooSmall, ConfigError
@@ -39,8 +45,9 @@ class ContextBudget:
     Args:
         max_tokens: The prompt and the reserved reply together, in tokens of `model`.
         reserve_reply: Tokens kept free for the reply.
-        summary_tokens: The most a summary may take; default a quarter of `max_tokens`.
-        recall_tokens: The most recalled facts may take; default a quarter of `max_tokens`.
+        summary_tokens: The most a summary may take; default a quarter of `max_tokens`, or of what
+            reserve and tools leave of it.
+        recall_tokens: The most recalled facts may take; the same default.
         low_water: Once a view exceeds the budget it is cut to this share of it, so that many
             turns pass until the next cut.
         tools: Tools that will be bound to the model; their schemas are counted.
@@ -65,14 +72,22 @@ class ContextBudget:
     on_overflow: Literal["raise", "shorten_tools"] = field(default="raise", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, int) or self.max_tokens <= 0:
+        if type(self.max_tokens) is not int or self.max_tokens <= 0:
             raise ConfigError(f"max_tokens must be a positive integer, got {self.max_tokens!r}")
         for name in ("reserve_reply", "summary_tokens", "recall_tokens"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < self.max_tokens:
-                raise ConfigError(f"{name} must be from 0 to below max_tokens, got {value!r}")
-        if not 0 < self.low_water <= 1:
+            if value is None and name != "reserve_reply":
+                continue
+            if type(value) is not int or not 0 <= value < self.max_tokens:
+                raise ConfigError(
+                    f"{name} is a whole number from 0 to below max_tokens, got {value!r}"
+                )
+        if type(self.low_water) not in (int, float) or not 0 < self.low_water <= 1:
             raise ConfigError(f"low_water is a share above 0 and up to 1, got {self.low_water!r}")
+        if not isinstance(self.model, str):
+            raise ConfigError(f"model names the encoding to count with, got {self.model!r}")
+        if self.counter is not None and not callable(self.counter):
+            raise ConfigError(f"counter is a function from messages to tokens: {self.counter!r}")
         if self.on_overflow not in ("raise", "shorten_tools"):
             raise ConfigError(
                 f'on_overflow is "raise" or "shorten_tools", got {self.on_overflow!r}'
@@ -81,6 +96,11 @@ class ContextBudget:
             raise ConfigError(
                 f"reserve_reply={self.reserve_reply} and the tools' schemas ({self.tool_tokens} "
                 f"tokens) leave nothing of max_tokens={self.max_tokens}"
+            )
+        if (self.summary_tokens or 0) + (self.recall_tokens or 0) >= self.high:
+            raise ConfigError(
+                f"summary_tokens={self.summary_tokens} and recall_tokens={self.recall_tokens} "
+                f"leave nothing for the conversation of the {self.high} tokens of the prompt"
             )
 
     @cached_property
@@ -106,12 +126,17 @@ class ContextBudget:
     @property
     def summary_share(self) -> int:
         """The most tokens of a summary."""
-        return self.max_tokens // 4 if self.summary_tokens is None else self.summary_tokens
+        return self._quarter if self.summary_tokens is None else self.summary_tokens
 
     @property
     def recall_share(self) -> int:
         """The most tokens of recalled facts."""
-        return self.max_tokens // 4 if self.recall_tokens is None else self.recall_tokens
+        return self._quarter if self.recall_tokens is None else self.recall_tokens
+
+    @property
+    def _quarter(self) -> int:
+        # A large reserve leaves a prompt of which a quarter of max_tokens would be too much.
+        return min(self.max_tokens, self.high) // 4
 
     def count(self, messages: Sequence[BaseMessage]) -> int:
         """Return the tokens of messages sent as one prompt."""
@@ -141,6 +166,7 @@ class View:
         tokens: Its size, in tokens.
         start_id: Id of the first turn's message that is kept, or None if the view keeps all.
         dropped: Ids of messages that neither the view nor the summary holds.
+        left_out: "facts" and "summary", if they did not fit beside what must stay.
         orphaned: Ids of tool calls and results that were left out because they lack each other.
         shortened: Ids of tool results that were shortened.
         cut: Whether the start moved in this call.
@@ -150,6 +176,7 @@ class View:
     tokens: int
     start_id: str | None = None
     dropped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     orphaned: list[str] = field(default_factory=list)
     shortened: list[str] = field(default_factory=list)
     cut: bool = False
@@ -164,7 +191,9 @@ def trim(messages: Sequence[BaseMessage], budget: ContextBudget) -> list[BaseMes
     Raises:
         BudgetTooSmall: The system messages and the latest turn do not fit.
     """
-    return build_view(messages, budget).messages
+    if not isinstance(budget, ContextBudget):
+        raise ConfigError(f"budget is a ContextBudget, got {budget!r}")
+    return build_view(convert_to_messages(list(messages)), budget).messages
 
 
 def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseMessage]:
@@ -216,6 +245,7 @@ def build_view(
     start = find_start(messages, budget, begin=begin, extras=extras, bad=bad)
 
     shortened: list[str] = []
+    left_out: list[str] = []
     shown, tokens = _lay_out(messages, start, bad, extras, budget)
     later = [i for i in turn_starts(messages) if i > start]
     while tokens > budget.high and later:
@@ -224,6 +254,7 @@ def build_view(
         shown, tokens = _lay_out(messages, start, bad, extras, budget)
     while tokens > budget.high and extras:
         # Facts, which come last in `extras`, can be recalled again; a summary cannot.
+        left_out.append("facts" if extras[-1].id == RECALLED_ID else "summary")
         extras = extras[:-1]
         shown, tokens = _lay_out(messages, start, bad, extras, budget)
     if tokens > budget.high and budget.on_overflow == "shorten_tools":
@@ -246,6 +277,7 @@ def build_view(
         tokens=tokens,
         start_id=ids[start] if start > covered else None,
         dropped=gone,
+        left_out=left_out,
         orphaned=[ids[i] for i in sorted(bad)],
         shortened=shortened,
         cut=start > begin,

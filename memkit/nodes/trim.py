@@ -25,8 +25,8 @@ class TokenTrimmer(MemoryNode):
         `memory["trim"]`.
 
     Events:
-        `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "shortened"}` when something
-        was left out.
+        `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "shortened", "left_out"}`
+        when something was.
 
     Raises:
         BudgetTooSmall: On a turn whose system messages and latest turn do not fit.
@@ -63,12 +63,13 @@ class TokenTrimmer(MemoryNode):
             recalled=visit.read(self.recalled_key) or [],
             start_id=self.cursor(visit, "trim").get("start_id"),
         )
-        if view.cut or view.orphaned or view.shortened:
+        if view.cut or view.orphaned or view.shortened or view.left_out:
             visit.emit(
                 tokens=view.tokens,
                 dropped=view.dropped,
                 orphaned=view.orphaned,
                 shortened=view.shortened,
+                left_out=view.left_out,
             )
         report = {
             "start_id": view.start_id,
@@ -76,5 +77,6 @@ class TokenTrimmer(MemoryNode):
             "dropped": len(view.dropped),
             "orphaned": len(view.orphaned),
             "shortened": len(view.shortened),
+            "left_out": view.left_out,
         }
         return {self.output_key: view.messages, **self.with_cursor(visit, "trim", report)}

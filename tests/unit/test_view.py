@@ -13,6 +13,7 @@ from langchain_core.messages import (
 
 from memkit import ContextBudget, context, trim
 from memkit.errors import BudgetTooSmall, ConfigError
+from memkit.messages import said_at
 from memkit.view import RECALLED_ID, SUMMARY_ID, build_view
 from tests.conversations import assert_valid
 
@@ -132,8 +133,37 @@ def test_a_users_own_counter_decides() -> None:
         ({"max_tokens": 100, "low_water": 0}, "low_water"),
         ({"max_tokens": 100, "summary_tokens": -1}, "summary_tokens"),
         ({"max_tokens": 100, "on_overflow": "hope"}, "on_overflow"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 100, "reserve_reply": None}, "reserve_reply"),
+        ({"max_tokens": 100, "recall_tokens": 1.5}, "recall_tokens"),
+        ({"max_tokens": 100, "low_water": "0.6"}, "low_water"),
+        ({"max_tokens": 100, "model": None}, "model"),
+        ({"max_tokens": 100, "counter": "x"}, "counter"),
+        ({"max_tokens": 100, "summary_tokens": 60, "recall_tokens": 60}, "leave nothing"),
     ],
 )
 def test_a_budget_is_checked_when_built(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         ContextBudget(**arguments)
+
+
+def test_a_large_reserve_shrinks_the_shares_and_what_is_left_out_is_reported() -> None:
+    budget = ContextBudget(1000, reserve_reply=820)
+    assert budget.summary_share == budget.recall_share == 45
+    summary = {"text": "They talked about a parcel. " * 5, "through_id": "a1"}
+    messages = [*history(2), HumanMessage("word " * 150, id="h")]
+    view = build_view(messages, budget, summary=summary, recalled=[fact("I live in Leipzig")])
+    assert view.left_out == ["facts", "summary"]
+
+
+def test_plain_dicts_and_any_iterable_can_be_trimmed() -> None:
+    dicts = [{"role": "user", "content": "hi"}]
+    assert [m.content for m in trim(iter(dicts), ContextBudget(100))] == ["hi"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="ContextBudget"):
+        trim([], 100)  # type: ignore[arg-type]
+
+
+def test_a_timestamp_out_of_range_counts_as_absent() -> None:
+    for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", 5):
+        assert said_at(HumanMessage("hi", additional_kwargs={"timestamp": text})) is None
