@@ -7,11 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import pytest
 from memkit.cli import main
 from memkit.demo import replay
 from memkit.demo.conversations import load_locomo, load_story
+from tests.openai_server import completion, openai_server
 
 pytestmark = pytest.mark.slow
 
@@ -186,43 +183,9 @@ SMALL = [
 ]
 
 
-@contextmanager
-def model_server(status: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve an OpenAI-compatible endpoint that says one thing, and collect what it is asked."""
-    asked: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            text = '{"facts": []}' if "response_format" in body else "A parrot called Kiwi."
-            choice = {"index": 0, "finish_reason": "stop"}
-            reply = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": [{**choice, "message": {"role": "assistant", "content": text}}],
-            }
-            data = json.dumps(reply if status == 200 else {"error": {"message": "no"}}).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def one_thing(request: dict[str, Any]) -> dict[str, Any]:
+    """Answer as a model that says one thing and finds no facts."""
+    return completion('{"facts": []}' if "response_format" in request else "A parrot called Kiwi.")
 
 
 def test_a_locomo_file_is_measured_with_and_without_a_model(tmp_path: Path) -> None:
@@ -234,7 +197,7 @@ def test_a_locomo_file_is_measured_with_and_without_a_model(tmp_path: Path) -> N
     assert "left out for want of it: 1" in " ".join(plain.split())
     assert "dotted.name" not in plain
 
-    with model_server() as (url, asked):
+    with openai_server(one_thing) as (url, asked):
         output = run(tmp_path / "model", "--data", str(data), "--model", "tiny", "--base-url", url)
     assert re.search(r"all +4 +4 +100\.0%", output)
     assert {body["model"] for body in asked} == {"tiny"}
@@ -315,7 +278,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_failing_model_and_an_unknown_server_end_without_a_traceback(tmp_path: Path) -> None:
-    with model_server(status=401) as (url, _):
+    with openai_server(lambda _: 401) as (url, _):
         refused = subprocess.run(
             command(tmp_path / "data", "--model", "x", "--base-url", url),
             env=environment(),
