@@ -71,11 +71,10 @@ def text_of(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
     parts = (
-        part if isinstance(part, str) else str(part.get("text", ""))
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         for part in message.content
-        if isinstance(part, str) or part.get("type") == "text"
     )
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in parts if isinstance(part, str) and part)
 
 
 def speaker_of(message: BaseMessage) -> str:
@@ -85,18 +84,19 @@ def speaker_of(message: BaseMessage) -> str:
     return {"human": "user", "ai": "assistant"}.get(message.type, message.type)
 
 
-def call_ids(message: BaseMessage) -> set[str]:
+def call_ids(message: BaseMessage) -> list[str]:
     """Return the ids of all tool calls of a message, those with unreadable arguments included."""
     if not isinstance(message, AIMessage):
-        return set()
-    return {c["id"] or "" for c in (*message.tool_calls, *message.invalid_tool_calls)}
+        return []
+    return [c["id"] or "" for c in (*message.tool_calls, *message.invalid_tool_calls)]
 
 
 def orphans(messages: Sequence[BaseMessage]) -> set[int]:
     """Return the positions of tool traffic that no provider accepts.
 
-    These are results without their call, a second result for one call, and calls that lack a
-    result, together with the results they do have.
+    These are results that do not stand right behind their call, a second result for one call,
+    calls that lack a result, together with the results they do have, and calls that share an id,
+    with all of their results.
     """
     bad: set[int] = set()
     open_call: int | None = None
@@ -114,9 +114,13 @@ def orphans(messages: Sequence[BaseMessage]) -> set[int]:
                 results.append(i)
             else:
                 bad.add(i)
-        elif isinstance(message, AIMessage | HumanMessage):
+        else:
             close()
-            waiting = call_ids(message)
+            calls = call_ids(message)
+            waiting = set(calls)
+            if len(waiting) < len(calls):
+                bad.add(i)
+                waiting = set()  # no result can be told to belong to one of the calls
             open_call, results = (i if waiting else None), []
     close()
     return bad

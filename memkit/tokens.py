@@ -18,7 +18,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,7 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
+from langchain_core.prompt_values import PromptValue
 
 from memkit import encodings
 from memkit.errors import ConfigError
@@ -52,12 +53,17 @@ _LONG_TEXT = 2_048  # characters; longer ones are remembered by their digest
 _PIECE = 400_000
 
 
-def count_tokens(messages: Sequence[MessageLikeRepresentation] | str, model: str = "gpt-4o") -> int:
+def count_tokens(
+    messages: Iterable[MessageLikeRepresentation] | PromptValue | str, model: str = "gpt-4o"
+) -> int:
     """Return the tokens of messages sent as one prompt to a model, or of a text.
 
     Args:
         messages: Messages, or what LangChain accepts for them; 0 for an empty sequence.
         model: Names the encoding; o200k_base for a name that tiktoken does not know.
+
+    Raises:
+        ConfigError: `messages` are no messages, or `model` is no name.
 
     Example:
         count_tokens([HumanMessage("Where is my order?")])  # 12
@@ -65,7 +71,25 @@ def count_tokens(messages: Sequence[MessageLikeRepresentation] | str, model: str
     counter = TokenCounter.for_model(model)
     if isinstance(messages, str):
         return counter.text(messages)
-    return counter.messages(convert_to_messages(messages))
+    return counter.messages(as_messages(messages))
+
+
+def as_messages(given: Iterable[MessageLikeRepresentation] | PromptValue) -> list[BaseMessage]:
+    """Return a list of messages: those given, the same objects, or made of what LangChain accepts.
+
+    Raises:
+        ConfigError: They are no messages.
+    """
+    if isinstance(given, PromptValue):
+        return given.to_messages()
+    # All three can be iterated, but not over messages.
+    if isinstance(given, str | bytes | Mapping | BaseMessage) or not isinstance(given, Iterable):
+        raise ConfigError(f"messages are a list of messages, got {given!r:.200}")
+    listed = list(given)
+    try:
+        return convert_to_messages(listed)
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ConfigError(f"cannot read these as messages: {error}") from error
 
 
 class TokenCounter:
@@ -88,8 +112,13 @@ class TokenCounter:
     def for_model(cls, model: str = "gpt-4o") -> "TokenCounter":
         """Return the counter of a model; the same one each time.
 
+        Raises:
+            ConfigError: `model` is no name.
+
         Cost: half a second for the first model of an encoding.
         """
+        if not isinstance(model, str):
+            raise ConfigError(f'model is the name of a model like "gpt-4o", got {model!r}')
         return _for_model(model)
 
     def __repr__(self) -> str:
@@ -143,7 +172,10 @@ class TokenCounter:
                 tokens += self._json(described)
                 continue
             tokens += 10 if self.encoding_name == "cl100k_base" else 7
-            tokens += self.text(f"{function['name']}:{_sentence(function.get('description'))}")
+            name = function.get("name") if isinstance(function, Mapping) else None
+            if not isinstance(name, str):
+                raise ConfigError(f"cannot count the tokens of tool {tool!r}: it has no name")
+            tokens += self.text(f"{name}:{_sentence(function.get('description'))}")
             tokens += self._properties(function.get("parameters") or {})
         return tokens + 12 if tokens else 0
 

@@ -5,7 +5,7 @@ turns; recalled facts stand right before the last human message, and all before 
 prefix that a provider can cache.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from typing import Any, Literal
 from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
+    MessageLikeRepresentation,
     SystemMessage,
     ToolMessage,
-    convert_to_messages,
 )
 
 from memkit import prompts
@@ -25,11 +25,10 @@ from memkit.messages import (
     leading_system,
     message_ids,
     orphans,
-    text_of,
     turn_start_at,
     turn_starts,
 )
-from memkit.tokens import TokenCounter
+from memkit.tokens import TokenCounter, as_messages
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
@@ -58,7 +57,8 @@ class ContextBudget:
             with a visible mark.
 
     Raises:
-        ConfigError: A value is out of range, or the parts exceed `max_tokens`.
+        ConfigError: A value is of the wrong type or out of range, or the reply, the tools and the
+            parts that were given leave nothing of `max_tokens`.
     """
 
     max_tokens: int
@@ -88,6 +88,8 @@ class ContextBudget:
             raise ConfigError(f"model names the encoding to count with, got {self.model!r}")
         if self.counter is not None and not callable(self.counter):
             raise ConfigError(f"counter is a function from messages to tokens: {self.counter!r}")
+        if isinstance(self.tools, str | bytes) or not isinstance(self.tools, Sequence):
+            raise ConfigError(f"tools are a list of tools, got {self.tools!r}")
         if self.on_overflow not in ("raise", "shorten_tools"):
             raise ConfigError(
                 f'on_overflow is "raise" or "shorten_tools", got {self.on_overflow!r}'
@@ -166,7 +168,8 @@ class View:
         tokens: Its size, in tokens.
         start_id: Id of the first turn's message that is kept, or None if the view keeps all.
         dropped: Ids of messages that neither the view nor the summary holds.
-        left_out: "facts" and "summary", if they did not fit beside what must stay.
+        left_out: "facts" if some or all that their share allows did not fit beside what must
+            stay, and "summary" if it did not.
         orphaned: Ids of tool calls and results that were left out because they lack each other.
         shortened: Ids of tool results that were shortened.
         cut: Whether the start moved in this call.
@@ -182,18 +185,21 @@ class View:
     cut: bool = False
 
 
-def trim(messages: Sequence[BaseMessage], budget: ContextBudget) -> list[BaseMessage]:
+def trim(messages: Iterable[MessageLikeRepresentation], budget: ContextBudget) -> list[BaseMessage]:
     """Return the system messages and the latest turns that fit the budget.
 
     Tool calls stay with all of their results, the latest human message and everything after it
     stays, nothing is reordered or mutated, and trimming the result again changes nothing.
 
+    Args:
+        messages: Messages, or what LangChain accepts for them.
+        budget: How many tokens they may take.
+
     Raises:
         BudgetTooSmall: The system messages and the latest turn do not fit.
+        ConfigError: They are no messages, or `budget` is no ContextBudget.
     """
-    if not isinstance(budget, ContextBudget):
-        raise ConfigError(f"budget is a ContextBudget, got {budget!r}")
-    return build_view(convert_to_messages(list(messages)), budget).messages
+    return build_view(messages, budget).messages
 
 
 def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseMessage]:
@@ -205,19 +211,26 @@ def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseM
 
     Raises:
         BudgetTooSmall: The system messages and the latest turn do not fit.
+        ConfigError: The state has no messages, its summary or memories are malformed, or `budget`
+            is no ContextBudget.
     """
     read = state.get if isinstance(state, Mapping) else lambda key: getattr(state, key, None)
+    if not isinstance(state, Mapping) and not hasattr(state, "messages"):
+        raise ConfigError(f"a state is a mapping or an object with messages, got {state!r:.200}")
+    cursor: Any = read("memory")
+    for key in ("trim", "start_id"):
+        cursor = cursor.get(key) if isinstance(cursor, Mapping) else None
     return build_view(
         read("messages") or [],
         budget,
         summary=read("summary"),
         recalled=read("recalled") or [],
-        start_id=((read("memory") or {}).get("trim") or {}).get("start_id"),
+        start_id=cursor,
     ).messages
 
 
 def build_view(
-    messages: Sequence[BaseMessage],
+    messages: Iterable[MessageLikeRepresentation],
     budget: ContextBudget,
     *,
     summary: Mapping[str, Any] | None = None,
@@ -229,19 +242,25 @@ def build_view(
     Args:
         messages: The whole history.
         budget: The one budget of all parts.
-        summary: Stands for every message up to and including its `through_id`.
+        summary: `{"text", "through_id"}`; stands for every message up to and including that one.
         recalled: Memories, best first; as many as fit their share are shown.
         start_id: Where the last cut was; the view starts there again as long as it fits.
 
     Raises:
         BudgetTooSmall: What must stay does not fit, even without summary and facts.
+        ConfigError: An argument cannot be used.
     """
+    if not isinstance(budget, ContextBudget):
+        raise ConfigError(f"budget is a ContextBudget like ContextBudget(4000), got {budget!r}")
+    messages = as_messages(messages)
+    summary = checked_summary(summary)
     ids = message_ids(messages)
     bad = orphans(messages)
     # A boundary that someone's edit left inside a turn shows that turn whole.
     covered = turn_start_at(messages, after(ids, summary["through_id"])) if summary else 0
     begin = max(covered, turn_start_at(messages, ids.index(start_id)) if start_id in ids else 0)
-    extras = _extras(summary, recalled, budget)
+    facts = _facts_that_fit(recalled, budget)
+    extras = _extras(summary, facts)
     start = find_start(messages, budget, begin=begin, extras=extras, bad=bad)
 
     shortened: list[str] = []
@@ -253,9 +272,12 @@ def build_view(
         start = later.pop(0)
         shown, tokens = _lay_out(messages, start, bad, extras, budget)
     while tokens > budget.high and extras:
-        # Facts, which come last in `extras`, can be recalled again; a summary cannot.
-        left_out.append("facts" if extras[-1].id == RECALLED_ID else "summary")
-        extras = extras[:-1]
+        # Facts can be recalled again, and the best come first; a summary cannot.
+        part = "facts" if facts else "summary"
+        facts, summary = facts[:-1], summary if facts else None
+        if part not in left_out:
+            left_out.append(part)
+        extras = _extras(summary, facts)
         shown, tokens = _lay_out(messages, start, bad, extras, budget)
     if tokens > budget.high and budget.on_overflow == "shorten_tools":
         shown, shortened = _shorten_tools(shown, tokens - budget.high, budget)
@@ -264,8 +286,12 @@ def build_view(
         raise BudgetTooSmall(
             f"the system messages and the latest turn take {tokens} tokens, but the budget leaves "
             f"{budget.high} (max_tokens={budget.max_tokens}, reserve_reply={budget.reserve_reply}, "
-            f"tools={budget.tool_tokens}). Raise max_tokens, shorten the system message, or pass "
-            'on_overflow="shorten_tools" where long tool results are the cause.'
+            f"tools={budget.tool_tokens}). Raise max_tokens, or shorten the system message"
+            + (
+                ', or pass on_overflow="shorten_tools" where long tool results are the cause.'
+                if budget.on_overflow == "raise"
+                else " or the latest turn; shorter tool results were not enough."
+            )
         )
     gone = [
         ids[i]
@@ -324,39 +350,64 @@ def find_start(
     return starts[-1] if starts else begin
 
 
-def _extras(
-    summary: Mapping[str, Any] | None,
-    recalled: Sequence[Mapping[str, Any]],
-    budget: ContextBudget,
-) -> list[BaseMessage]:
+def checked_summary(summary: object) -> Mapping[str, Any] | None:
+    """Return the summary of a state; None for one that is unset or empty.
+
+    Raises:
+        ConfigError: It is not what RollingSummarizer writes.
+    """
+    if not summary:
+        return None
+    if (
+        not isinstance(summary, Mapping)
+        or not isinstance(summary.get("text"), str)
+        or not isinstance(summary.get("through_id"), str)
+    ):
+        raise ConfigError(
+            'a summary is a mapping {"text": "…", "through_id": id of the last message it covers}, '
+            f"got {summary!r:.200}"
+        )
+    return summary
+
+
+def _extras(summary: Mapping[str, Any] | None, facts: Sequence[str]) -> list[BaseMessage]:
     """Return the summary message and the facts message, each only if it has something to say."""
     extras: list[BaseMessage] = []
     if summary and summary["text"].strip():
         extras.append(
             SystemMessage(prompts.fill("summary_in_view", summary=summary["text"]), id=SUMMARY_ID)
         )
-    lines: list[str] = []
-    message = None
-    for item in recalled:
-        longer = HumanMessage(
-            prompts.fill("recalled_in_view", facts="\n".join([*lines, _fact_line(item)])),
-            id=RECALLED_ID,
-        )
-        if budget.count_one(longer) > budget.recall_share:
-            continue
-        lines.append(_fact_line(item))
-        message = longer
-    if message is not None:
-        extras.append(message)
+    if facts:
+        extras.append(_facts_message(facts))
     return extras
 
 
+def _facts_message(facts: Sequence[str]) -> BaseMessage:
+    return HumanMessage(prompts.fill("recalled_in_view", facts="\n".join(facts)), id=RECALLED_ID)
+
+
+def _facts_that_fit(recalled: Sequence[Mapping[str, Any]], budget: ContextBudget) -> list[str]:
+    """Return the lines of the memories that their share has room for, best first."""
+    lines: list[str] = []
+    for item in recalled:
+        line = _fact_line(item)
+        if budget.count_one(_facts_message([*lines, line])) <= budget.recall_share:
+            lines.append(line)
+    return lines
+
+
 def _fact_line(item: Mapping[str, Any]) -> str:
+    if not isinstance(item, Mapping) or "text" not in item:
+        raise ConfigError(f'a recalled memory is a mapping with "text", got {item!r:.200}')
     # One line each, so that a remembered text cannot pose as a further entry or a heading.
     text = " ".join(str(item["text"]).split())
-    day = (item.get("last_updated") or "date unknown")[:10]
-    note = {"stale": ", may be outdated: confirm before relying on it", "expired": ", expired"}
-    return f"- ({day}{note.get(item.get('freshness', 'fresh'), '')}) {text}"
+    updated = item.get("last_updated")
+    day = str(updated)[:10] if updated else "date unknown"
+    note = {
+        "stale": ", may be outdated: confirm before relying on it",
+        "expired": ", expired",
+    }.get(str(item.get("freshness")), "")
+    return f"- ({day}{note}) {text}"
 
 
 def _lay_out(
@@ -385,19 +436,53 @@ def _lay_out(
 def _shorten_tools(
     shown: Sequence[BaseMessage], excess: int, budget: ContextBudget
 ) -> tuple[list[BaseMessage], list[str]]:
-    """Halve the longest tool results, one after the other, until `excess` tokens are gone."""
+    """Halve the longest texts of tool results, one after the other, until `excess` is gone.
+
+    Parts of a result that are no text, such as images, stay as they are.
+    """
     result = list(shown)
-    originals = {i: text_of(m) for i, m in enumerate(result) if isinstance(m, ToolMessage)}
-    keep = {i: len(text) for i, text in originals.items()}
+    originals = {
+        (i, part): text
+        for i, message in enumerate(result)
+        if isinstance(message, ToolMessage)
+        for part, text in _texts(message).items()
+    }
+    keep = {place: len(text) for place, text in originals.items()}
+    sizes = {place: budget.count_text(text) for place, text in originals.items()}
     floor = 32  # characters: below this a result says nothing and shortening it gains nothing
-    while excess > 0 and (cuttable := {i: n for i, n in keep.items() if n > floor}):
-        i = max(cuttable, key=lambda k: budget.count_one(result[k]))
-        before = budget.count_one(result[i])
-        keep[i] = max(floor, keep[i] // 2)
-        text = originals[i][: keep[i]] + SHORTENED.format(len(originals[i]) - keep[i])
-        shorter = result[i].model_copy(update={"content": text})
-        if budget.count_one(shorter) < before:
+    while excess > 0 and (cuttable := [place for place, n in keep.items() if n > floor]):
+        place = max(cuttable, key=sizes.__getitem__)
+        i, part = place
+        original = originals[place]
+        keep[place] = max(floor, keep[place] // 2)
+        text = original[: keep[place]] + SHORTENED.format(len(original) - keep[place])
+        sizes[place] = budget.count_text(text)
+        shorter = _with_text(result[i], part, text)
+        saved = budget.count_one(result[i]) - budget.count_one(shorter)
+        if saved > 0:
             result[i] = shorter
-            excess -= before - budget.count_one(shorter)
-    touched = [result[i].id or "" for i in originals if result[i] is not shown[i]]
+            excess -= saved
+    touched = [m.id or "" for m, before in zip(result, shown, strict=True) if m is not before]
     return result, touched
+
+
+def _texts(message: BaseMessage) -> dict[int | None, str]:
+    """Return the texts of a message by the position of their part; None: the whole content."""
+    if isinstance(message.content, str):
+        return {None: message.content}
+    found: dict[int | None, str] = {}
+    for i, part in enumerate(message.content):
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            found[i] = text
+    return found
+
+
+def _with_text(message: BaseMessage, part: int | None, text: str) -> BaseMessage:
+    """Return a copy of a message with one of its texts replaced."""
+    if part is None:
+        return message.model_copy(update={"content": text})
+    content: list[Any] = list(message.content)
+    old = content[part]
+    content[part] = {**old, "text": text} if isinstance(old, dict) else text
+    return message.model_copy(update={"content": content})

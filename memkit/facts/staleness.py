@@ -18,7 +18,7 @@ def duration(value: str | timedelta) -> timedelta:
     """Return a duration given as `timedelta` or as number and unit: 30m, 12h, 90d, 2w, 1y.
 
     Raises:
-        ConfigError: It is neither, or not above zero.
+        ConfigError: It is neither, not above zero, or beyond what a `timedelta` holds.
     """
     if isinstance(value, str):
         match = _DURATION.match(value)
@@ -26,8 +26,13 @@ def duration(value: str | timedelta) -> timedelta:
             raise ConfigError(
                 f'a duration is a number and one of s, m, h, d, w, y: "90d"; got {value!r}'
             )
-        value = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-    if not isinstance(value, timedelta) or value <= timedelta(0):
+        try:
+            value = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        except OverflowError:
+            raise ConfigError(f"a duration is at most 2.7 million years, got {value!r}") from None
+    if not isinstance(value, timedelta):
+        raise ConfigError(f'a duration is a text like "90d" or a timedelta, got {value!r}')
+    if value <= timedelta(0):
         raise ConfigError(f"a duration must be above zero, got {value!r}")
     return value
 
@@ -42,7 +47,7 @@ class StalenessPolicy:
         expire_after: Beyond this age a fact is expired; None: only by its `valid_to` or status.
 
     Raises:
-        ConfigError: A duration cannot be read.
+        ConfigError: A duration cannot be read, or `kinds` is not a mapping of names.
     """
 
     default: str | timedelta = "90d"
@@ -50,6 +55,10 @@ class StalenessPolicy:
     expire_after: str | timedelta | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kinds, Mapping) or not all(isinstance(k, str) for k in self.kinds):
+            raise ConfigError(
+                f'kinds gives a duration per kind: {{"address": "30d"}}; got {self.kinds!r}'
+            )
         for value in (self.default, *self.kinds.values()):
             duration(value)
         if self.expire_after is not None:

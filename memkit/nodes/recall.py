@@ -22,6 +22,7 @@ from memkit.nodes.base import (
     check_type,
 )
 from memkit.state import Freshness, Recalled, Source
+from memkit.view import checked_summary
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class MemoryRecall(MemoryNode):
         """Return ids of this thread's messages that the model sees as they were said."""
         ids = message_ids(messages)
         start = self.cursor(visit, "trim").get("start_id")
-        summary = visit.read(self.summary_key)
+        summary = checked_summary(visit.read(self.summary_key))
         covered = turn_start_at(messages, after(ids, summary["through_id"])) if summary else 0
         return set(ids[max(covered, ids.index(start) if start in ids else 0) :])
 

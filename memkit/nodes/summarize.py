@@ -19,7 +19,7 @@ from memkit.summary import (
     extract_summary,
     transcript,
 )
-from memkit.view import ContextBudget, find_start
+from memkit.view import ContextBudget, checked_summary, find_start
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream
@@ -76,7 +76,7 @@ class RollingSummarizer(MemoryNode):
         """Fold what does not fit; nothing to do on most turns."""
         messages = self.messages(visit)
         ids = message_ids(messages)
-        summary = visit.read(self.summary_key)
+        summary = checked_summary(visit.read(self.summary_key))
         begin = after(ids, summary["through_id"]) if summary else 0
         share = min(self.budget.recall_share, self.budget.high // 2)
         end = find_start(

@@ -1,6 +1,7 @@
 """Facts: what is kept, what supersedes what, and when they are stale."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -138,3 +139,22 @@ def test_replies_are_read_tolerantly_and_rubbish_is_an_error() -> None:
     for bad in (AIMessage(""), AIMessage("no facts"), AIMessage('{"facts": [{"text": 1}]}'), None):
         with pytest.raises(UnreadableReply):
             read_reply(bad)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kinds": None},
+        {"kinds": ["address"]},
+        {"kinds": {1: "30d"}},
+        {"kinds": {"address": 30}},
+        {"default": 5},
+        {"default": None},
+        {"default": "99999999999999d"},
+        {"default": "9" * 400 + "s"},
+        {"expire_after": 5},
+    ],
+)
+def test_a_staleness_policy_is_checked_when_built(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"a duration|kinds"):
+        StalenessPolicy(**arguments)

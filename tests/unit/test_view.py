@@ -1,5 +1,6 @@
 """The layout of a view, and what is done when it does not fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.prompts import ChatPromptTemplate
 
-from memkit import ContextBudget, context, trim
+from memkit import ContextBudget, context, count_tokens, trim
 from memkit.errors import BudgetTooSmall, ConfigError
-from memkit.messages import said_at
+from memkit.messages import said_at, text_of
 from memkit.view import RECALLED_ID, SUMMARY_ID, build_view
 from tests.conversations import assert_valid
 
@@ -140,7 +142,18 @@ def test_a_users_own_counter_decides() -> None:
         ({"max_tokens": 100, "low_water": "0.6"}, "low_water"),
         ({"max_tokens": 100, "model": None}, "model"),
         ({"max_tokens": 100, "counter": "x"}, "counter"),
+        ({"max_tokens": 100, "reserve_reply": 1.5}, "reserve_reply"),
+        ({"max_tokens": 100, "reserve_reply": "5"}, "reserve_reply"),
+        ({"max_tokens": 100, "summary_tokens": "x"}, "summary_tokens"),
+        ({"max_tokens": 100, "low_water": None}, "low_water"),
+        ({"max_tokens": 100, "low_water": True}, "low_water"),
+        ({"max_tokens": 100, "low_water": float("nan")}, "low_water"),
+        ({"max_tokens": 100, "model": 5}, "model"),
+        ({"max_tokens": 100, "tools": "x"}, "tools"),
+        ({"max_tokens": 100, "tools": None}, "tools"),
+        ({"max_tokens": 100, "tools": [{"type": "function", "function": {}}]}, "no name"),
         ({"max_tokens": 100, "summary_tokens": 60, "recall_tokens": 60}, "leave nothing"),
+        ({"max_tokens": 100, "reserve_reply": 50, "summary_tokens": 50}, "leave nothing"),
     ],
 )
 def test_a_budget_is_checked_when_built(arguments: dict[str, Any], says: str) -> None:
@@ -159,7 +172,7 @@ def test_a_large_reserve_shrinks_the_shares_and_what_is_left_out_is_reported() -
 
 def test_plain_dicts_and_any_iterable_can_be_trimmed() -> None:
     dicts = [{"role": "user", "content": "hi"}]
-    assert [m.content for m in trim(iter(dicts), ContextBudget(100))] == ["hi"]  # type: ignore[arg-type]
+    assert [m.content for m in trim(iter(dicts), ContextBudget(100))] == ["hi"]
     with pytest.raises(ConfigError, match="ContextBudget"):
         trim([], 100)  # type: ignore[arg-type]
 
@@ -167,3 +180,138 @@ def test_plain_dicts_and_any_iterable_can_be_trimmed() -> None:
 def test_a_timestamp_out_of_range_counts_as_absent() -> None:
     for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", 5):
         assert said_at(HumanMessage("hi", additional_kwargs={"timestamp": text})) is None
+
+
+BUDGET = ContextBudget(1000)
+HI = HumanMessage("hi", id="h")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: trim(None, BUDGET),  # type: ignore[arg-type]
+        lambda: trim("hi", BUDGET),
+        lambda: trim(HI, BUDGET),
+        lambda: trim([HI, 5], BUDGET),  # type: ignore[list-item]
+        lambda: trim([{"content": "hi"}], BUDGET),
+        lambda: trim([HI], None),  # type: ignore[arg-type]
+        lambda: context(None, BUDGET),
+        lambda: context([HI], BUDGET),
+        lambda: context({"messages": "hi"}, BUDGET),
+        lambda: context({"messages": [HI]}, 100),  # type: ignore[arg-type]
+        lambda: count_tokens(None),  # type: ignore[arg-type]
+        lambda: count_tokens([5]),  # type: ignore[list-item]
+        lambda: count_tokens("x", None),  # type: ignore[arg-type]
+        lambda: count_tokens("x", ["gpt-4o"]),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_read_is_a_config_error(call: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError):
+        call()
+
+
+def test_a_prompt_value_is_counted_as_its_messages() -> None:
+    prompt = ChatPromptTemplate.from_messages([("system", "Be kind."), ("user", "hi")])
+    expected = count_tokens([SystemMessage("Be kind."), HumanMessage("hi")])
+    assert count_tokens(prompt.invoke({})) == expected
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"summary": "They talked."},
+        {"summary": ["They talked."]},
+        {"summary": {"text": "They talked."}},
+        {"summary": {"through_id": "h"}},
+        {"summary": {"text": None, "through_id": "h"}},
+        {"summary": {"text": "They talked.", "through_id": 3}},
+        {"recalled": ["I live in Leipzig"]},
+        {"recalled": [{"key": "k"}]},
+    ],
+)
+def test_a_malformed_summary_or_memory_says_what_it_should_be(state: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"is a mapping .*\"text\""):
+        context({"messages": [HI], **state}, BUDGET)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"summary": None, "memory": None, "recalled": None},
+        {"summary": {}, "memory": {"trim": None}},
+        {"memory": {"trim": {"start_id": None}}},
+        {"memory": ["odd"]},
+    ],
+)
+def test_parts_of_a_state_that_are_unset_change_nothing(state: dict[str, Any]) -> None:
+    assert context({"messages": [HI], **state}, BUDGET) == [HI]
+
+
+def test_the_summary_outlasts_the_facts_and_the_best_facts_the_worst() -> None:
+    facts = [fact(f"fact {i} " + "x " * 12) for i in range(5)]
+    messages = [*history(2), HumanMessage("word " * 60, id="h")]
+    summary = {"text": "They talked about a parcel.", "through_id": "a1"}
+
+    def at(tokens: int) -> tuple[list[str], str]:
+        budget = ContextBudget(tokens, recall_tokens=150)
+        view = build_view(messages, budget, summary=summary, recalled=facts)
+        assert view.tokens <= tokens
+        return view.left_out, "".join(str(m.content) for m in view.messages)
+
+    left_out, shown = at(400)
+    assert left_out == []
+    assert "fact 3" in shown
+    left_out, shown = at(200)
+    assert left_out == ["facts"]
+    assert "parcel" in shown
+    assert "fact 0" in shown
+    assert "fact 3" not in shown
+
+
+def test_a_result_behind_another_message_is_no_result() -> None:
+    call = AIMessage("", id="a", tool_calls=[{"name": "look", "args": {}, "id": "c"}])
+    result = ToolMessage("one", tool_call_id="c", id="r")
+    note = SystemMessage("a note", id="n")
+    between = build_view([HI, call, note, result], BUDGET)
+    assert between.orphaned == ["a", "r"]
+    assert between.messages == [HI, note]
+    assert build_view([HI, call, result, note], BUDGET).orphaned == []
+
+
+@pytest.mark.parametrize("results", [1, 2])
+def test_calls_that_share_an_id_are_left_out_with_their_results(results: int) -> None:
+    calls = AIMessage("", id="a", tool_calls=[{"name": "look", "args": {}, "id": "c"}] * 2)
+    group = [ToolMessage(f"{i}", tool_call_id="c", id=f"r{i}") for i in range(results)]
+    view = build_view([HI, calls, *group], BUDGET)
+    assert view.messages == [HI]
+    assert view.orphaned == ["a", *(m.id for m in group)]
+
+
+def test_texts_in_parts_of_a_tool_result_are_shortened_and_images_stay() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://x.org/a.png", "detail": "low"}}
+    content: list[Any] = ["plain " * 300, {"type": "text", "text": "result " * 300}, image]
+    messages: list[BaseMessage] = [
+        HI,
+        AIMessage("", id="a", tool_calls=[{"name": "look", "args": {}, "id": "c"}]),
+        ToolMessage(content, tool_call_id="c", id="r"),
+    ]
+    view = build_view(messages, ContextBudget(250, on_overflow="shorten_tools"))
+    assert view.shortened == ["r"]
+    assert view.tokens <= 250
+    plain, part, last = list(view.messages[-1].content)
+    assert isinstance(part, dict)
+    assert last == image
+    assert "shortened by" in str(plain)
+    assert "shortened by" in part["text"]
+    assert messages[-1].content == content
+
+    messages[-1] = ToolMessage([image] * 5, tool_call_id="c", id="r")
+    with pytest.raises(BudgetTooSmall, match="not enough"):
+        trim(messages, ContextBudget(250, on_overflow="shorten_tools"))
+
+
+def test_a_part_whose_text_is_no_text_says_nothing() -> None:
+    odd: list[Any] = [{"type": "text", "text": 5}, {"type": "text", "text": None}, {"type": "text"}]
+    message = HumanMessage(["a", *odd, {"type": "text", "text": "b"}])
+    assert text_of(message) == "a\nb"
+    assert trim([message], BUDGET) == [message]
