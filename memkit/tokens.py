@@ -4,30 +4,29 @@ The rules are those of OpenAI's "How to count tokens with tiktoken": 3 tokens fo
 role, the content, 1 and the name where there is one, and 3 that prime the reply; tools as
 described there for gpt-4o and gpt-4. What it does not describe is counted so that the sum is not
 too low: a tool call as its id, its name and its arguments in JSON, and 3; a tool result as its
-content and the id of its call; an image by the tile rule, or as the largest image if its size is
-unknown; and any other part as its JSON.
+content and the id of its call; an image by its size, see `images`; and any other part as its JSON.
 
-Source: https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken and, for images,
-https://platform.openai.com/docs/guides/images-vision#calculating-costs
+Source: https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken
 """
 
-import base64
-import binascii
 import hashlib
 import json
+import marshal
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import tiktoken
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
+    HumanMessage,
     MessageLikeRepresentation,
+    SystemMessage,
     ToolMessage,
     convert_to_messages,
 )
@@ -35,6 +34,9 @@ from langchain_core.prompt_values import PromptValue
 
 from memkit import encodings
 from memkit.errors import ConfigError
+from memkit.images import image_tokens, rates_for
+
+T = TypeVar("T")
 
 PER_MESSAGE = 3
 PER_NAME = 1
@@ -44,8 +46,6 @@ PER_TOOL_CALL = 3
 _ROLES = {"human": "user", "ai": "assistant"}
 _CALL_PARTS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call"})
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
-_MAX_TILES = 8  # 768 x 2048 pixels, the largest after scaling, in tiles of 512
-
 _CACHE_ENTRIES = 16_384
 _CACHE_CHARACTERS = 8_000_000
 _LONG_TEXT = 2_048  # characters; longer ones are remembered by their digest
@@ -75,7 +75,7 @@ def count_tokens(
 
 
 def as_messages(given: Iterable[MessageLikeRepresentation] | PromptValue) -> list[BaseMessage]:
-    """Return a list of messages: those given, the same objects, or made of what LangChain accepts.
+    """Return a list of messages: the one given, or made of what LangChain accepts.
 
     Raises:
         ConfigError: They are no messages.
@@ -85,7 +85,9 @@ def as_messages(given: Iterable[MessageLikeRepresentation] | PromptValue) -> lis
     # All three can be iterated, but not over messages.
     if isinstance(given, str | bytes | Mapping | BaseMessage) or not isinstance(given, Iterable):
         raise ConfigError(f"messages are a list of messages, got {given!r:.200}")
-    listed = list(given)
+    listed: list[Any] = given if isinstance(given, list) else list(given)
+    if all(issubclass(kind, BaseMessage) for kind in set(map(type, listed))):
+        return listed
     try:
         return convert_to_messages(listed)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
@@ -106,7 +108,10 @@ class TokenCounter:
         self.model = model
         self.encoding_name = encodings.name_for(model)
         self.exact = encoding is not None
-        self._texts = _texts_of(encoding)
+        self._encoding = encoding
+        kept = encoding.name if encoding else None
+        self._texts = _recent(kept)
+        self._messages = _recent(kept, rates_for(model))
 
     @classmethod
     def for_model(cls, model: str = "gpt-4o") -> "TokenCounter":
@@ -129,13 +134,68 @@ class TokenCounter:
 
     def text(self, text: str) -> int:
         """Return the tokens of a text; text that looks like a special token is text."""
-        return self._texts.count(text)
+        key = _short(text)
+        known = self._texts.young.get(key)
+        return self._texts.recall(key, len(key), self._encode, text) if known is None else known
+
+    def _encode(self, text: str) -> int:
+        if self._encoding is None:
+            return upper_bound(text)
+        encode = self._encoding.encode_ordinary
+        if len(text) <= _PIECE:
+            return len(encode(text))
+        return sum(len(encode(text[i : i + _PIECE])) for i in range(0, len(text), _PIECE))
 
     def message(self, message: BaseMessage) -> int:
         """Return what one message adds to a prompt."""
+        return self.sizes((message,))[0]
+
+    def sizes(self, messages: Iterable[BaseMessage]) -> list[int]:
+        """Return what each message adds to a prompt.
+
+        Cost: a fraction of a microsecond for a message that was counted before, here or as another
+        object with the same content.
+        """
+        known = self._messages.young
+        sizes = []
+        for message in messages:
+            # The plain case of `_identity`, written out, since it runs for every message of a view.
+            fields = message.__dict__
+            content = fields["content"]
+            given = fields["additional_kwargs"]
+            kind = message.__class__
+            if (
+                content.__class__ is str
+                and not fields["name"]
+                and not (given and ("function_call" in given or "__openai_role__" in given))
+                and (
+                    kind is HumanMessage
+                    or (
+                        kind is AIMessage
+                        and not fields["tool_calls"]
+                        and not fields["invalid_tool_calls"]
+                    )
+                )
+            ):
+                key: _Identity | None = (kind, content)
+            else:
+                key = _identity(message)
+            tokens = known.get(key)
+            sizes.append(self._sized(message, key) if tokens is None else tokens)
+        return sizes
+
+    def _sized(self, message: BaseMessage, key: "_Identity | None") -> int:
+        """Return the tokens of a message that is not among the young counts."""
+        if key is None:
+            return self._counted(message)
+        characters = len(key[1]) + 64
+        return self._messages.recall(key, characters, self._counted, message)
+
+    def _counted(self, message: BaseMessage) -> int:
         content = message.content
         tokens = PER_MESSAGE + self.text(_role(message))
-        tokens += self.text(content) if isinstance(content, str) else self._parts(message)
+        # Remembered as a message, not as a text besides.
+        tokens += self._encode(content) if isinstance(content, str) else self._parts(message)
         if message.name:
             tokens += PER_NAME + self.text(message.name)
         if isinstance(message, ToolMessage):
@@ -148,7 +208,7 @@ class TokenCounter:
         """Return the tokens of a prompt: its messages, and 3 that prime the reply; 0 if empty."""
         if not messages:
             return 0
-        return sum(map(self.message, messages)) + PER_REPLY
+        return sum(self.sizes(messages)) + PER_REPLY
 
     def tools(self, tools: Sequence[Any]) -> int:
         """Return the tokens of tools bound to the model.
@@ -223,29 +283,10 @@ class TokenCounter:
             if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
                 tokens += self.text(part["text"])
             elif kind in _IMAGE_PARTS:
-                tokens += self._image(part)
+                tokens += image_tokens(part, self.model)
             elif not (called and kind in _CALL_PARTS):  # counted with the message's tool calls
                 tokens += self._json(part)
         return tokens
-
-    def _image(self, part: Mapping[str, Any]) -> int:
-        base, tile = (2833, 5667) if self.model.startswith("gpt-4o-mini") else (85, 170)
-        inner = part.get("image_url")
-        fields = inner if isinstance(inner, Mapping) else part
-        if fields.get("detail") == "low":
-            return base
-        nested = fields.get("source")
-        source = nested if isinstance(nested, Mapping) else fields
-        data = next(
-            (
-                value
-                for value in (inner, *(source.get(key) for key in ("url", "data", "base64")))
-                if isinstance(value, str)
-            ),
-            "",
-        )
-        size = _pixels(data)
-        return base + tile * (_tiles(*size) if size else _MAX_TILES)
 
     def _json(self, value: Any) -> int:
         return self.text(json.dumps(value, ensure_ascii=False, default=str))
@@ -269,53 +310,81 @@ def _sentence(text: str | None) -> str:
     return (text or "").removesuffix(".")
 
 
-# -- texts -------------------------------------------------------------------------------------
+# -- what was counted before -------------------------------------------------------------------
 
 
-class _Texts:
-    """Counts texts and remembers the counts of recent ones, within bounds.
+class _Recent:
+    """The counts of recent texts or messages, within bounds.
 
     Two generations: what is used moves to the young one; when that is full it becomes the old
     one, and the former old one is forgotten. Reading needs no lock.
     """
 
-    def __init__(self, encoding: tiktoken.Encoding | None) -> None:
-        self._encoding = encoding
-        self._young: dict[str | bytes, int] = {}
-        self._old: dict[str | bytes, int] = {}
+    def __init__(self) -> None:
+        self.young: dict[Hashable, int] = {}
+        self.old: dict[Hashable, int] = {}
         self._characters = 0
         self._lock = threading.Lock()
 
-    def count(self, text: str) -> int:
-        key: str | bytes = text
-        if len(text) > _LONG_TEXT:
-            key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
-        tokens = self._young.get(key)
-        if tokens is not None:
-            return tokens
-        tokens = self._old.get(key)
+    def recall(self, key: Hashable, characters: int, count: Callable[[T], int], what: T) -> int:
+        """Return a count that is not young: from the old ones, or counted now."""
+        tokens = self.old.get(key)
         if tokens is None:
-            tokens = self._measure(text)
+            tokens = count(what)
+        if characters > _CACHE_CHARACTERS // 4:
+            return tokens
         with self._lock:
-            self._young[key] = tokens
-            self._characters += len(key)
-            if len(self._young) >= _CACHE_ENTRIES or self._characters >= _CACHE_CHARACTERS:
-                self._old, self._young, self._characters = self._young, {}, 0
+            self._characters += characters
+            self.young[key] = tokens
+            if len(self.young) >= _CACHE_ENTRIES or self._characters >= _CACHE_CHARACTERS:
+                # The young dict is emptied in place, since counting holds on to it.
+                self.old = dict(self.young)
+                self.young.clear()
+                self._characters = 0
         return tokens
 
-    def _measure(self, text: str) -> int:
-        if self._encoding is None:
-            return upper_bound(text)
-        pieces = (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
-        return sum(len(self._encoding.encode_ordinary(piece)) for piece in pieces)
+
+_recents: dict[Hashable, _Recent] = {}
 
 
-_texts: dict[str | None, _Texts] = {}
+def _recent(*of: Hashable) -> _Recent:
+    """Return the one cache of an encoding; that of messages also depends on the price of images."""
+    return _recents.setdefault(of, _Recent())
 
 
-def _texts_of(encoding: tiktoken.Encoding | None) -> _Texts:
-    """Return the one cache of an encoding, shared by all models that use it."""
-    return _texts.setdefault(encoding.name if encoding else None, _Texts(encoding))
+def _short(text: str) -> str | bytes:
+    """Return a text that is worth keeping as a key, or its digest."""
+    if len(text) <= _LONG_TEXT:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+
+
+_Identity: TypeAlias = tuple[type[BaseMessage], str | bytes, *tuple[Hashable, ...]]
+_PLAIN = frozenset({HumanMessage, SystemMessage, AIMessage, ToolMessage})
+
+
+def _identity(message: BaseMessage) -> _Identity | None:
+    """Return all that the count of a message depends on, or None where that cannot be told.
+
+    What can be mutated is taken down as bytes, so that a change in place is noticed.
+    """
+    fields = message.__dict__
+    kind = message.__class__
+    content = fields["content"]
+    other: Hashable = fields.get("tool_call_id")
+    try:
+        if content.__class__ is not str:
+            content = marshal.dumps(content, 0)
+        if fields.get("tool_calls") or fields.get("invalid_tool_calls"):
+            other = marshal.dumps((fields["tool_calls"], fields["invalid_tool_calls"]), 0)
+        given = fields["additional_kwargs"]
+        if given and ("function_call" in given or "__openai_role__" in given):
+            other = other, marshal.dumps(given, 0)
+        if kind not in _PLAIN:
+            other = other, _role(message)
+    except ValueError:  # an object of a class that bytes cannot tell
+        return None
+    return kind, content, fields.get("name"), other
 
 
 # A space goes with the word behind it, as in tiktoken's patterns.
@@ -363,41 +432,3 @@ def upper_bound(text: str) -> int:
             case _:
                 tokens += size
     return tokens
-
-
-# -- images ------------------------------------------------------------------------------------
-
-
-def _tiles(width: int, height: int) -> int:
-    """Return the tiles of 512 pixels after scaling into 2048 x 2048 and the short side to 768."""
-    scale = min(1.0, 2048 / max(width, height))
-    scale *= min(1.0, 768 / (min(width, height) * scale))
-    return math.ceil(round(width * scale) / 512) * math.ceil(round(height * scale) / 512)
-
-
-def _pixels(source: str) -> tuple[int, int] | None:
-    """Return width and height of a PNG or JPEG given as a data: URL or in base64, if it is one."""
-    if source.startswith("data:"):
-        source = source.partition(",")[2]
-    elif "://" in source[:20]:
-        return None
-    try:
-        start = base64.b64decode(source[: 1 << 18])  # beyond large EXIF and colour profiles
-    except (binascii.Error, ValueError):
-        return None
-    size: tuple[int, int] | None = None
-    if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 24:
-        size = int.from_bytes(start[16:20]), int.from_bytes(start[20:24])
-    elif start.startswith(b"\xff\xd8"):
-        size = _jpeg_pixels(start)
-    return size if size and min(size) > 0 else None
-
-
-def _jpeg_pixels(start: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 < len(start) and start[at] == 0xFF:
-        marker = start[at + 1]
-        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return int.from_bytes(start[at + 7 : at + 9]), int.from_bytes(start[at + 5 : at + 7])
-        at += 2 + int.from_bytes(start[at + 2 : at + 4])
-    return None

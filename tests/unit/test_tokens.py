@@ -281,15 +281,23 @@ def test_counting_again_is_a_look_up(counter: TokenCounter) -> None:
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_CACHE_ENTRIES", 10)
     monkeypatch.setattr(tokens, "_CACHE_CHARACTERS", 1_000)
-    texts = tokens._Texts(None)
+    monkeypatch.setattr(tokens, "_recents", {})
+    counter = TokenCounter("gpt-4o", None)
+    texts, messages = counter._texts, counter._messages
     for i in range(100):
-        assert texts.count(f"text {i}") == upper_bound(f"text {i}")
-        assert len(texts._young) + len(texts._old) <= 20
+        assert counter.text(f"text {i}") == upper_bound(f"text {i}")
+        counter.message(HumanMessage(f"text {i}"))
+        assert len(texts.young) + len(texts.old) <= 20
+        assert len(messages.young) + len(messages.old) <= 20
     for i in range(100):
-        texts.count(f"{i} " * 200)
-        assert sum(len(k) for k in (*texts._young, *texts._old)) <= 2 * (1_000 + 800)
-    texts.count("long " * 10_000)
-    assert all(len(key) < 1_000 for key in texts._young)
+        counter.text(f"{i} " * 50)
+        counter.message(HumanMessage(f"{i} " * 50))
+        assert sum(len(str(k)) for k in (*texts.young, *texts.old)) <= 2 * (1_000 + 200)
+        assert sum(len(str(k)) for k in (*messages.young, *messages.old)) <= 2 * (1_000 + 300)
+    for i in range(10):
+        counter.text("long " * 10_000 + str(i))
+        counter.message(HumanMessage("long " * 10_000 + str(i)))
+    assert all(len(str(key)) < 1_000 for key in (*texts.young, *messages.young))
 
 
 def test_threads_share_the_cache(counter: TokenCounter) -> None:
