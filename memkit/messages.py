@@ -12,7 +12,6 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
-    SystemMessage,
     ToolMessage,
 )
 
@@ -20,13 +19,36 @@ TIMESTAMP = "timestamp"
 """Key of `additional_kwargs` that holds when a message was said, ISO 8601 with an offset."""
 
 
-def message_ids(messages: Sequence[BaseMessage]) -> list[str]:
-    """Return an id per message: its own, or position and content digest where it has none.
+def id_of(messages: Sequence[BaseMessage], position: int) -> str:
+    """Return the id of a message: its own, or position and content digest where it has none.
 
     A state that appends with `operator.add` assigns no ids; since nothing can be removed from such
     a state either, the position is stable.
     """
-    return [m.id or f"{i}:{_digest(m)}" for i, m in enumerate(messages)]
+    return messages[position].id or f"{position}:{_digest(messages[position])}"
+
+
+def message_ids(messages: Sequence[BaseMessage]) -> list[str]:
+    """Return the id of every message, see `id_of`."""
+    return [id_of(messages, i) for i in range(len(messages))]
+
+
+def position_of(messages: Sequence[BaseMessage], message_id: object) -> int | None:
+    """Return where the message with this id stands, or None if it is not (or no longer) there.
+
+    Cost: as many steps as there are messages behind it; cursors are near the end.
+    """
+    if not isinstance(message_id, str):
+        return None
+    place = message_id.partition(":")[0]
+    if place.isdecimal() and len(place) < 10:
+        position = int(place)
+        if position < len(messages) and id_of(messages, position) == message_id:
+            return position
+    for position in range(len(messages) - 1, -1, -1):
+        if messages[position].id == message_id:
+            return position
+    return None
 
 
 def _digest(message: BaseMessage) -> str:
@@ -126,29 +148,20 @@ def orphans(messages: Sequence[BaseMessage]) -> set[int]:
     return bad
 
 
-def turn_starts(messages: Sequence[BaseMessage]) -> list[int]:
-    """Return the positions at which a history may be cut: the human messages."""
-    return [i for i, m in enumerate(messages) if isinstance(m, HumanMessage)]
+def turn_starts(messages: Sequence[BaseMessage], begin: int = 0) -> list[int]:
+    """Return the positions from `begin` on at which a history may be cut: the human messages."""
+    return [i for i in range(begin, len(messages)) if isinstance(messages[i], HumanMessage)]
 
 
 def turn_start_at(messages: Sequence[BaseMessage], position: int) -> int:
     """Return where the turn begins that `position` lies in; 0 before the first human message."""
-    return max((i for i in turn_starts(messages) if i <= position), default=0)
-
-
-def leading_system(messages: Sequence[BaseMessage]) -> int:
-    """Return how many system messages the list begins with."""
-    for i, message in enumerate(messages):
-        if not isinstance(message, SystemMessage):
+    for i in range(min(position, len(messages) - 1), -1, -1):
+        if isinstance(messages[i], HumanMessage):
             return i
-    return len(messages)
+    return 0
 
 
-def after(ids: Sequence[str], cursor: str | None) -> int:
-    """Return the position behind the message `cursor`, or 0 if it is not (or no longer) there."""
-    if cursor is None:
-        return 0
-    try:
-        return ids.index(cursor) + 1
-    except ValueError:
-        return 0
+def after(messages: Sequence[BaseMessage], cursor: object) -> int:
+    """Return the position behind the message with the id `cursor`, or 0 if it is not there."""
+    position = position_of(messages, cursor)
+    return 0 if position is None else position + 1

@@ -1,162 +1,32 @@
-"""One token budget for everything the model sees. Pure.
+"""What the model is to see, under one token budget. Pure.
 
 A view is laid out so that it grows at its end only: leading system messages, the summary, recent
 turns; recalled facts stand right before the last human message, and all before them is a stable
 prefix that a provider can cache.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
     MessageLikeRepresentation,
     SystemMessage,
-    ToolMessage,
 )
 
 from memkit import prompts
+from memkit.budget import ContextBudget
 from memkit.errors import BudgetTooSmall, ConfigError
-from memkit.messages import (
-    after,
-    leading_system,
-    message_ids,
-    orphans,
-    turn_start_at,
-    turn_starts,
-)
-from memkit.tokens import TokenCounter, as_messages
+from memkit.history import History
+from memkit.messages import after, id_of, turn_start_at
+from memkit.tool_results import clear_before, shorten_tools
+from memkit.window import Window, first_shown, read_window
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
-SHORTENED = "\n[… shortened by {} characters to fit the token budget]"
-
-MessageCounter = Callable[[list[BaseMessage]], int]
-
-
-@dataclass(frozen=True)
-class ContextBudget:
-    """How many tokens the model may be sent, and what each part may take of them.
-
-    Args:
-        max_tokens: The prompt and the reserved reply together, in tokens of `model`.
-        reserve_reply: Tokens kept free for the reply.
-        summary_tokens: The most a summary may take; default a quarter of `max_tokens`, or of what
-            reserve and tools leave of it.
-        recall_tokens: The most recalled facts may take; the same default.
-        low_water: Once a view exceeds the budget it is cut to this share of it, so that many
-            turns pass until the next cut.
-        tools: Tools that will be bound to the model; their schemas are counted.
-        model: Names the encoding to count with.
-        counter: A function from messages to tokens, used in place of the model's encoding.
-        on_overflow: What to do when system messages and the latest turn alone do not fit:
-            "raise" BudgetTooSmall, or "shorten_tools": shorten the longest tool results first,
-            with a visible mark.
-
-    Raises:
-        ConfigError: A value is of the wrong type or out of range, or the reply, the tools and the
-            parts that were given leave nothing of `max_tokens`.
-    """
-
-    max_tokens: int
-    reserve_reply: int = field(default=0, kw_only=True)
-    summary_tokens: int | None = field(default=None, kw_only=True)
-    recall_tokens: int | None = field(default=None, kw_only=True)
-    low_water: float = field(default=0.6, kw_only=True)
-    tools: Sequence[Any] = field(default=(), kw_only=True)
-    model: str = field(default="gpt-4o", kw_only=True)
-    counter: MessageCounter | None = field(default=None, kw_only=True)
-    on_overflow: Literal["raise", "shorten_tools"] = field(default="raise", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if type(self.max_tokens) is not int or self.max_tokens <= 0:
-            raise ConfigError(f"max_tokens must be a positive integer, got {self.max_tokens!r}")
-        for name in ("reserve_reply", "summary_tokens", "recall_tokens"):
-            value = getattr(self, name)
-            if value is None and name != "reserve_reply":
-                continue
-            if type(value) is not int or not 0 <= value < self.max_tokens:
-                raise ConfigError(
-                    f"{name} is a whole number from 0 to below max_tokens, got {value!r}"
-                )
-        if type(self.low_water) not in (int, float) or not 0 < self.low_water <= 1:
-            raise ConfigError(f"low_water is a share above 0 and up to 1, got {self.low_water!r}")
-        if not isinstance(self.model, str):
-            raise ConfigError(f"model names the encoding to count with, got {self.model!r}")
-        if self.counter is not None and not callable(self.counter):
-            raise ConfigError(f"counter is a function from messages to tokens: {self.counter!r}")
-        if isinstance(self.tools, str | bytes) or not isinstance(self.tools, Sequence):
-            raise ConfigError(f"tools are a list of tools, got {self.tools!r}")
-        if self.on_overflow not in ("raise", "shorten_tools"):
-            raise ConfigError(
-                f'on_overflow is "raise" or "shorten_tools", got {self.on_overflow!r}'
-            )
-        if self.high <= 0:
-            raise ConfigError(
-                f"reserve_reply={self.reserve_reply} and the tools' schemas ({self.tool_tokens} "
-                f"tokens) leave nothing of max_tokens={self.max_tokens}"
-            )
-        if (self.summary_tokens or 0) + (self.recall_tokens or 0) >= self.high:
-            raise ConfigError(
-                f"summary_tokens={self.summary_tokens} and recall_tokens={self.recall_tokens} "
-                f"leave nothing for the conversation of the {self.high} tokens of the prompt"
-            )
-
-    @cached_property
-    def tokens(self) -> TokenCounter:
-        """The counter of the model's encoding."""
-        return TokenCounter.for_model(self.model)
-
-    @cached_property
-    def tool_tokens(self) -> int:
-        """Tokens of the tools' schemas."""
-        return self.tokens.tools(self.tools) if self.tools else 0
-
-    @cached_property
-    def high(self) -> int:
-        """The most tokens the messages of a view may take."""
-        return self.max_tokens - self.reserve_reply - self.tool_tokens
-
-    @property
-    def low(self) -> int:
-        """The tokens a view is cut down to."""
-        return int(self.high * self.low_water)
-
-    @property
-    def summary_share(self) -> int:
-        """The most tokens of a summary."""
-        return self._quarter if self.summary_tokens is None else self.summary_tokens
-
-    @property
-    def recall_share(self) -> int:
-        """The most tokens of recalled facts."""
-        return self._quarter if self.recall_tokens is None else self.recall_tokens
-
-    @property
-    def _quarter(self) -> int:
-        # A large reserve leaves a prompt of which a quarter of max_tokens would be too much.
-        return min(self.max_tokens, self.high) // 4
-
-    def count(self, messages: Sequence[BaseMessage]) -> int:
-        """Return the tokens of messages sent as one prompt."""
-        if self.counter is not None:
-            return self.counter(list(messages))
-        return self.tokens.messages(messages)
-
-    def count_one(self, message: BaseMessage) -> int:
-        """Return what one message adds to a prompt."""
-        if self.counter is not None:
-            return self.counter([message])
-        return self.tokens.message(message)
-
-    def count_text(self, text: str) -> int:
-        """Return the tokens of a text."""
-        if self.counter is not None:
-            return self.counter([HumanMessage(text)])
-        return self.tokens.text(text)
 
 
 @dataclass(frozen=True)
@@ -166,23 +36,57 @@ class View:
     Attributes:
         messages: The view.
         tokens: Its size, in tokens.
-        start_id: Id of the first turn's message that is kept, or None if the view keeps all.
-        dropped: Ids of messages that neither the view nor the summary holds.
-        left_out: "facts" if some or all that their share allows did not fit beside what must
-            stay, and "summary" if it did not.
+        cursor: What `build_view` needs on the next turn to start where this view does:
+            `{"start_id", "start", "system", "cleared"}`, JSON-native.
+        cut: Whether turns were dropped or results cleared in this call.
         orphaned: Ids of tool calls and results that were left out because they lack each other.
+        set_aside: Ids of tool calls and results of earlier turns, where the budget does not keep
+            tool traffic.
+        cleared_results: What is shown in place of tool results that were cleared, by position.
         shortened: Ids of tool results that were shortened.
-        cut: Whether the start moved in this call.
+        left_out: "facts" if some or all of the recalled ones are not shown, "summary" if it is not.
+        history: The messages that the view was made of.
+        covered: The position before which the summary stands for the messages.
+        start: The position from which turns are shown.
     """
 
     messages: list[BaseMessage]
     tokens: int
-    start_id: str | None = None
-    dropped: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    orphaned: list[str] = field(default_factory=list)
-    shortened: list[str] = field(default_factory=list)
-    cut: bool = False
+    cursor: dict[str, Any]
+    cut: bool
+    orphaned: list[str]
+    set_aside: list[str]
+    cleared_results: dict[int, BaseMessage]
+    shortened: list[str]
+    left_out: list[str]
+    history: History = field(repr=False)
+    covered: int = field(repr=False)
+    start: int = field(repr=False)
+
+    @property
+    def cleared(self) -> list[str]:
+        """Ids of tool results that are shown cleared."""
+        return [id_of(self.history.messages, i) for i in sorted(self.cleared_results)]
+
+    @property
+    def dropped_count(self) -> int:
+        """How many messages neither the view nor the summary holds."""
+        kept = sum(self.covered <= i < self.start for i in self.history.systems)
+        return max(0, self.start - self.covered) - kept
+
+    @cached_property
+    def dropped(self) -> list[str]:
+        """Ids of messages that neither the view nor the summary holds."""
+        return self.dropped_since(self.covered)
+
+    def dropped_since(self, begin: int) -> list[str]:
+        """Return ids of the messages from a position on that the view drops."""
+        systems = set(self.history.systems)
+        return [
+            id_of(self.history.messages, i)
+            for i in range(max(begin, self.covered), self.start)
+            if i not in systems
+        ]
 
 
 def trim(messages: Iterable[MessageLikeRepresentation], budget: ContextBudget) -> list[BaseMessage]:
@@ -198,6 +102,9 @@ def trim(messages: Iterable[MessageLikeRepresentation], budget: ContextBudget) -
     Raises:
         BudgetTooSmall: The system messages and the latest turn do not fit.
         ConfigError: They are no messages, or `budget` is no ContextBudget.
+
+    Cost:
+        A look at the class of each message; counted are those that are kept.
     """
     return build_view(messages, budget).messages
 
@@ -217,15 +124,13 @@ def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseM
     read = state.get if isinstance(state, Mapping) else lambda key: getattr(state, key, None)
     if not isinstance(state, Mapping) and not hasattr(state, "messages"):
         raise ConfigError(f"a state is a mapping or an object with messages, got {state!r:.200}")
-    cursor: Any = read("memory")
-    for key in ("trim", "start_id"):
-        cursor = cursor.get(key) if isinstance(cursor, Mapping) else None
+    memory = read("memory")
     return build_view(
         read("messages") or [],
         budget,
         summary=read("summary"),
         recalled=read("recalled") or [],
-        start_id=cursor,
+        cursor=memory.get("trim") if isinstance(memory, Mapping) else None,
     ).messages
 
 
@@ -235,7 +140,7 @@ def build_view(
     *,
     summary: Mapping[str, Any] | None = None,
     recalled: Sequence[Mapping[str, Any]] = (),
-    start_id: str | None = None,
+    cursor: Mapping[str, Any] | None = None,
 ) -> View:
     """Build the view that `trim`, `context` and TokenTrimmer return.
 
@@ -244,33 +149,51 @@ def build_view(
         budget: The one budget of all parts.
         summary: `{"text", "through_id"}`; stands for every message up to and including that one.
         recalled: Memories, best first; as many as fit their share are shown.
-        start_id: Where the last cut was; the view starts there again as long as it fits.
+        cursor: `View.cursor` of the last turn; the view starts there again as long as it fits.
 
     Raises:
         BudgetTooSmall: What must stay does not fit, even without summary and facts.
         ConfigError: An argument cannot be used.
+
+    Cost:
+        Proportional to the view, not to the history, where a cursor is given and still holds.
     """
     if not isinstance(budget, ContextBudget):
         raise ConfigError(f"budget is a ContextBudget like ContextBudget(4000), got {budget!r}")
-    messages = as_messages(messages)
+    cursor = cursor if isinstance(cursor, Mapping) else {}
     summary = checked_summary(summary)
-    ids = message_ids(messages)
-    bad = orphans(messages)
+    history = History.read(messages, cursor)
     # A boundary that someone's edit left inside a turn shows that turn whole.
-    covered = turn_start_at(messages, after(ids, summary["through_id"])) if summary else 0
-    begin = max(covered, turn_start_at(messages, ids.index(start_id)) if start_id in ids else 0)
+    covered = (
+        turn_start_at(history.messages, after(history.messages, summary["through_id"]))
+        if summary
+        else 0
+    )
+    begin = max(covered, history.start)
     facts = _facts_that_fit(recalled, budget)
+    left_out = ["facts"] if len(facts) < len(recalled) else []
     extras = _extras(summary, facts)
-    start = find_start(messages, budget, begin=begin, extras=extras, bad=bad)
+    fixed = budget.fixed([*(history.messages[i] for i in history.systems), *extras])
+    clear = _clear_again(history, budget, cursor)
+    window = read_window(history, budget, begin=begin, fixed=fixed, clear=clear)
+    high = budget.high
+    cut = window.reached > begin or window.total > high
+    if cut and history.offset:
+        # A cut is rare, and a good time to look at all of the history again.
+        by_id = {**cursor, "start": None}
+        return build_view(messages, budget, summary=summary, recalled=recalled, cursor=by_id)
+    if cut and budget.clear_tool_results is not None:
+        clear = clear_before(history.messages, budget.clear_tool_results, begin)
+        window = read_window(history, budget, begin=begin, fixed=fixed, clear=clear)
+        # What clearing gains is to last for more than a turn.
+        high = budget.low
+    start = first_shown(history, window, begin=begin, fixed=fixed, high=high, low=budget.low)
 
-    shortened: list[str] = []
-    left_out: list[str] = []
-    shown, tokens = _lay_out(messages, start, bad, extras, budget)
-    later = [i for i in turn_starts(messages) if i > start]
-    while tokens > budget.high and later:
+    shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
+    while tokens > budget.high and (later := _next_turn(history, start)):
         # Only for a counter whose parts do not add up to the whole.
-        start = later.pop(0)
-        shown, tokens = _lay_out(messages, start, bad, extras, budget)
+        start = later
+        shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
     while tokens > budget.high and extras:
         # Facts can be recalled again, and the best come first; a summary cannot.
         part = "facts" if facts else "summary"
@@ -278,9 +201,11 @@ def build_view(
         if part not in left_out:
             left_out.append(part)
         extras = _extras(summary, facts)
-        shown, tokens = _lay_out(messages, start, bad, extras, budget)
+        fixed = budget.fixed([*(history.messages[i] for i in history.systems), *extras])
+        shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
+    shortened: list[str] = []
     if tokens > budget.high and budget.on_overflow == "shorten_tools":
-        shown, shortened = _shorten_tools(shown, tokens - budget.high, budget)
+        shown, shortened = shorten_tools(shown, tokens - budget.high, budget)
         tokens = budget.count(shown)
     if tokens > budget.high:
         raise BudgetTooSmall(
@@ -293,61 +218,28 @@ def build_view(
                 else " or the latest turn; shorter tool results were not enough."
             )
         )
-    gone = [
-        ids[i]
-        for i in range(covered, start)
-        if i not in bad and not isinstance(messages[i], SystemMessage)
-    ]
+
+    def ids(positions: Iterable[int]) -> list[str]:
+        return [id_of(history.messages, i) for i in sorted(positions) if i >= start]
+
+    bounds = {tool: i for tool, i in clear.items() if i > start}
     return View(
         messages=shown,
         tokens=tokens,
-        start_id=ids[start] if start > covered else None,
-        dropped=gone,
-        left_out=left_out,
-        orphaned=[ids[i] for i in sorted(bad)],
+        cursor={
+            **history.cursor_at(start),
+            "cleared": {tool: id_of(history.messages, i - 1) for tool, i in bounds.items()},
+        },
+        cut=cut,
+        orphaned=ids(window.orphaned),
+        set_aside=ids(window.set_aside),
+        cleared_results={i: m for i in window.cleared if i >= start and (m := window.changes[i])},
         shortened=shortened,
-        cut=start > begin,
+        left_out=left_out,
+        history=history,
+        covered=covered,
+        start=start,
     )
-
-
-def find_start(
-    messages: Sequence[BaseMessage],
-    budget: ContextBudget,
-    *,
-    begin: int = 0,
-    extras: Sequence[BaseMessage] = (),
-    extra_tokens: int = 0,
-    bad: set[int] | None = None,
-) -> int:
-    """Return the position from which messages are kept: `begin`, or a later turn.
-
-    Args:
-        messages: The whole history.
-        budget: Above `budget.high` the view is cut down to `budget.low`.
-        begin: Where the view starts if it fits.
-        extras: Summary and facts that will stand in the view.
-        extra_tokens: Tokens to keep free beside them.
-        bad: Positions that are left out anyway.
-    """
-    bad = orphans(messages) if bad is None else bad
-    always = [m for i, m in enumerate(messages) if isinstance(m, SystemMessage) and i not in bad]
-    fixed = budget.count([*always, *extras]) + extra_tokens
-    sizes = [
-        0 if i in bad or isinstance(m, SystemMessage) else budget.count_one(m)
-        for i, m in enumerate(messages[begin:], begin)
-    ]
-    total = fixed + sum(sizes)
-    if total <= budget.high:
-        return begin
-    starts = [i for i in turn_starts(messages) if i >= begin]
-    left = total
-    position = begin
-    for start in starts:
-        left -= sum(sizes[position - begin : start - begin])
-        position = start
-        if left <= budget.low:
-            return start
-    return starts[-1] if starts else begin
 
 
 def checked_summary(summary: object) -> Mapping[str, Any] | None:
@@ -388,11 +280,18 @@ def _facts_message(facts: Sequence[str]) -> BaseMessage:
 
 def _facts_that_fit(recalled: Sequence[Mapping[str, Any]], budget: ContextBudget) -> list[str]:
     """Return the lines of the memories that their share has room for, best first."""
+    if not recalled:
+        return []
     lines: list[str] = []
-    for item in recalled:
-        line = _fact_line(item)
-        if budget.count_one(_facts_message([*lines, line])) <= budget.recall_share:
+    left = budget.recall_share - budget.count_one(_facts_message([]))
+    for line in map(_fact_line, recalled):
+        tokens = budget.count_text(line) + 1
+        if tokens <= left:
             lines.append(line)
+            left -= tokens
+    # The parts of a text may take less than the whole.
+    while lines and budget.count_one(_facts_message(lines)) > budget.recall_share:
+        lines.pop()
     return lines
 
 
@@ -410,79 +309,54 @@ def _fact_line(item: Mapping[str, Any]) -> str:
     return f"- ({day}{note}) {text}"
 
 
+def _clear_again(
+    history: History, budget: ContextBudget, cursor: Mapping[str, Any]
+) -> dict[str, int]:
+    """Return per tool the position before which results were cleared on an earlier turn."""
+    bounds = cursor.get("cleared")
+    if budget.clear_tool_results is None or not isinstance(bounds, Mapping):
+        return {}
+    return {tool: after(history.messages, last) for tool, last in bounds.items()}
+
+
+def _next_turn(history: History, position: int) -> int | None:
+    """Return the start of the turn behind a position, or None if it lies in the last."""
+    last = history.turn_before(len(history.messages), position)
+    while last > position and (before := history.turn_before(last, position)) > position:
+        last = before
+    return last if last > position else None
+
+
 def _lay_out(
-    messages: Sequence[BaseMessage],
+    history: History,
+    window: Window,
     start: int,
-    bad: set[int],
     extras: Sequence[BaseMessage],
+    *,
+    fixed: int,
     budget: ContextBudget,
 ) -> tuple[list[BaseMessage], int]:
     """Return the messages of a view in their order, and their tokens."""
-    head = leading_system(messages)
-    facts = [m for m in extras if m.id == RECALLED_ID]
-    shown = [*messages[:head], *(m for m in extras if m.id != RECALLED_ID)]
-    humans = [i for i in turn_starts(messages) if i >= start]
-    beside = humans[-1] if humans else len(messages)
-    for i in range(head, len(messages)):
-        if i == beside:
-            shown.extend(facts)
-        if i not in bad and (i >= start or isinstance(messages[i], SystemMessage)):
-            shown.append(messages[i])
-    if beside == len(messages):
-        shown.extend(facts)
-    return shown, budget.count(shown)
+    messages, systems = history.messages, history.systems
+    head = next((n for n, i in enumerate(systems) if n != i), len(systems))
+    shown = messages[:head]
+    shown += [m for m in extras if m.id != RECALLED_ID]
+    shown += [messages[i] for i in systems[head:] if i < start]
+    start = max(start, head)
+    beside = history.turn_before(len(messages), start) if start < len(messages) else start
+    if start == len(messages) or history.role(beside) != "human":
+        beside = len(messages)
 
+    def turns(begin: int, end: int) -> list[BaseMessage]:
+        if not window.changes:
+            return messages[begin:end]
+        changed = (window.changes.get(i, messages[i]) for i in range(begin, end))
+        return [m for m in changed if m is not None]
 
-def _shorten_tools(
-    shown: Sequence[BaseMessage], excess: int, budget: ContextBudget
-) -> tuple[list[BaseMessage], list[str]]:
-    """Halve the longest texts of tool results, one after the other, until `excess` is gone.
-
-    Parts of a result that are no text, such as images, stay as they are.
-    """
-    result = list(shown)
-    originals = {
-        (i, part): text
-        for i, message in enumerate(result)
-        if isinstance(message, ToolMessage)
-        for part, text in _texts(message).items()
-    }
-    keep = {place: len(text) for place, text in originals.items()}
-    sizes = {place: budget.count_text(text) for place, text in originals.items()}
-    floor = 32  # characters: below this a result says nothing and shortening it gains nothing
-    while excess > 0 and (cuttable := [place for place, n in keep.items() if n > floor]):
-        place = max(cuttable, key=sizes.__getitem__)
-        i, part = place
-        original = originals[place]
-        keep[place] = max(floor, keep[place] // 2)
-        text = original[: keep[place]] + SHORTENED.format(len(original) - keep[place])
-        sizes[place] = budget.count_text(text)
-        shorter = _with_text(result[i], part, text)
-        saved = budget.count_one(result[i]) - budget.count_one(shorter)
-        if saved > 0:
-            result[i] = shorter
-            excess -= saved
-    touched = [m.id or "" for m, before in zip(result, shown, strict=True) if m is not before]
-    return result, touched
-
-
-def _texts(message: BaseMessage) -> dict[int | None, str]:
-    """Return the texts of a message by the position of their part; None: the whole content."""
-    if isinstance(message.content, str):
-        return {None: message.content}
-    found: dict[int | None, str] = {}
-    for i, part in enumerate(message.content):
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            found[i] = text
-    return found
-
-
-def _with_text(message: BaseMessage, part: int | None, text: str) -> BaseMessage:
-    """Return a copy of a message with one of its texts replaced."""
-    if part is None:
-        return message.model_copy(update={"content": text})
-    content: list[Any] = list(message.content)
-    old = content[part]
-    content[part] = {**old, "text": text} if isinstance(old, dict) else text
-    return message.model_copy(update={"content": content})
+    shown += turns(start, beside)
+    shown += [m for m in extras if m.id == RECALLED_ID]
+    shown += turns(beside, len(messages))
+    if budget.counter is not None:
+        return shown, budget.count(shown)
+    tokens = fixed + sum(window.sizes[max(start - window.reached, 0) :])
+    return shown, tokens if shown else 0

@@ -12,6 +12,7 @@ from langgraph.graph import END, StateGraph
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
+from memkit.budget import ContextBudget
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
 from memkit.nodes import (
@@ -24,7 +25,7 @@ from memkit.nodes import (
 )
 from memkit.nodes.base import READ_CHANNEL
 from memkit.state import MemoryState, Source
-from memkit.view import ContextBudget, context
+from memkit.view import context
 
 _KEYS = ("summary", "recalled", "llm_input_messages", "memory")
 

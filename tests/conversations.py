@@ -1,52 +1,38 @@
-"""Hypothesis strategies for conversations with tools, and the promises a view keeps."""
+"""Hypothesis strategies for conversations with tools, and the promises a view keeps.
+
+The conversations come from the generator of the benchmarks, so that peers are judged by the same
+ones. `conversations` are valid; `damaged_conversations` went through `with_orphans`.
+"""
 
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from benchmarks.conversations import conversation, model_calls, with_orphans
+
+__all__ = [
+    "assert_valid",
+    "conversations",
+    "damaged_conversations",
+    "model_calls",
+    "texts",
+]
 
 texts = st.text(alphabet="abc déß漢字🙂.\n", max_size=40) | st.sampled_from(
     ["I live at 14 Linden Street.", "What is the weather?", "word " * 60]
 )
+_seeds = st.integers(0, 2**32 - 1)
 
 
-@st.composite
-def turns(draw: st.DrawFn, prefix: str) -> list[BaseMessage]:
-    """One turn: a human message, tool groups with shuffled results, perhaps a reply."""
-    turn: list[BaseMessage] = [HumanMessage(draw(texts), id=f"{prefix}-h")]
-    for g in range(draw(st.integers(0, 2))):
-        calls = [f"{prefix}-{g}-{c}" for c in range(draw(st.integers(1, 3)))]
-        turn.append(
-            AIMessage(
-                draw(texts),
-                id=f"{prefix}-{g}-a",
-                tool_calls=[{"name": "look", "args": {"q": c}, "id": c} for c in calls],
-            )
-        )
-        turn.extend(
-            ToolMessage(draw(texts), tool_call_id=c, id=f"{c}-r")
-            for c in draw(st.permutations(calls))
-        )
-    if draw(st.booleans()):
-        turn.append(AIMessage(draw(texts), id=f"{prefix}-e"))
-    return turn
+def conversations(max_turns: int = 8) -> st.SearchStrategy[list[BaseMessage]]:
+    """Valid conversations: parallel calls, shuffled results, pictures, giant results, and more."""
+    return st.builds(conversation, _seeds, st.integers(1, max_turns))
 
 
-@st.composite
-def conversations(draw: st.DrawFn, max_turns: int = 8) -> list[BaseMessage]:
-    """Valid conversations, with none, one or several system messages at the head."""
-    head: list[BaseMessage] = [
-        SystemMessage(draw(texts), id=f"s{i}") for i in range(draw(st.integers(0, 2)))
-    ]
-    return head + [
-        m for t in range(draw(st.integers(1, max_turns))) for m in draw(turns(prefix=f"t{t}"))
-    ]
+def damaged_conversations(max_turns: int = 8) -> st.SearchStrategy[list[BaseMessage]]:
+    """Conversations that lost calls or results, or hold results twice or before their call."""
+    return st.builds(with_orphans, conversations(max_turns), _seeds)
 
 
 def assert_valid(view: Sequence[BaseMessage]) -> None:

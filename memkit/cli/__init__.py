@@ -126,9 +126,9 @@ def _positive(text: str) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     _check_combination(arguments)
+    from memkit.budget import ContextBudget
     from memkit.demo.conversations import load_locomo, load_story
     from memkit.demo.models import check_model, choose_model
-    from memkit.view import ContextBudget
 
     try:
         from rich.console import Console

@@ -23,6 +23,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore, PutOp, SearchItem
 from typing_extensions import TypedDict
 
+from memkit.budget import ContextBudget
 from memkit.demo.conversations import Conversation, Line, Question, Session
 from memkit.errors import ConfigError, MemkitError, StoreMissing
 from memkit.facts import Fact, StalenessPolicy
@@ -37,7 +38,6 @@ from memkit.nodes import (
 )
 from memkit.nodes.base import escape_label
 from memkit.state import MemoryState, Recalled
-from memkit.view import ContextBudget
 
 RECALL_LIMIT = 10
 DEFAULT_MAX_TOKENS = 800

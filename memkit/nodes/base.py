@@ -15,7 +15,7 @@ from langgraph.store.base import BaseStore
 
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
-from memkit.messages import after, now_of
+from memkit.messages import after, id_of, now_of
 
 Update: TypeAlias = dict[str, Any]
 
@@ -230,30 +230,52 @@ class MemoryNode(Runnable[Any, Update]):
                     "extend memkit.MemoryState, or give the node the name of your key."
                 ) from None
 
-    def messages(self, visit: Visit) -> list[BaseMessage]:
+    def messages(self, visit: Visit) -> Sequence[BaseMessage]:
         """Return the messages of the state."""
-        return list(visit.read(self.messages_key) or [])
+        return visit.read(self.messages_key) or []
 
     def now(self, messages: Sequence[BaseMessage]) -> datetime:
         """Return the time of the turn: when it was said, else the clock."""
         return now_of(messages, self.clock())
 
-    def unread(self, visit: Visit, entry: str, ids: Sequence[str]) -> int:
-        """Return the position behind the last message that this node has read.
+    def unread(self, visit: Visit, entry: str, messages: Sequence[BaseMessage]) -> int:
+        """Return the position behind the last message that the node of this entry has read.
 
         Where that message was removed, the latest of the few before it counts.
         """
         cursor = self.cursor(visit, entry)
-        return max(after(ids, i) for i in [cursor.get("through_id"), *cursor.get("recent", ())])
+        recent = cursor.get("recent")
+        known = [cursor.get("through_id"), *(reversed(recent) if isinstance(recent, list) else ())]
+        return next((found for i in known if (found := after(messages, i))), 0)
 
-    def read_through(self, visit: Visit, entry: str, ids: Sequence[str], end: int) -> Update:
+    def read_through(
+        self, visit: Visit, entry: str, messages: Sequence[BaseMessage], end: int
+    ) -> Update:
         """Return the update that says that the messages before `end` are read."""
-        recent = list(ids[max(0, end - 1 - _RECENT) : end - 1])
-        return self.with_cursor(visit, entry, {"through_id": ids[end - 1], "recent": recent})
+        recent = [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)]
+        through = id_of(messages, end - 1)
+        return self.with_cursor(visit, entry, {"through_id": through, "recent": recent})
 
-    def cursor(self, visit: Visit, entry: str) -> dict[str, Any]:
-        """Return this node's entry of the cursors, empty at first."""
-        return dict((visit.read(self.memory_key) or {}).get(entry) or {})
+    def cursors(self, visit: Visit) -> Mapping[str, Any]:
+        """Return the entries of all nodes.
+
+        Raises:
+            ConfigError: The state holds something else under that key.
+        """
+        entries = visit.read(self.memory_key)
+        if not entries:
+            return {}
+        if not isinstance(entries, Mapping):
+            raise ConfigError(
+                f"{self.name} keeps its cursor in the state key {self.memory_key!r}, which holds "
+                f"{entries!r:.100}; pass memory_key= with a key of memkit's own"
+            )
+        return entries
+
+    def cursor(self, visit: Visit, entry: str) -> Mapping[str, Any]:
+        """Return one entry of the cursors, empty at first."""
+        found = self.cursors(visit).get(entry)
+        return found if isinstance(found, Mapping) else {}
 
     def with_cursor(self, visit: Visit, entry: str, values: Mapping[str, Any]) -> Update:
         """Return the update that sets this node's entry.
@@ -261,6 +283,5 @@ class MemoryNode(Runnable[Any, Update]):
         The other entries go along, so that a state key without a reducer works too; `writes` tells
         `merge_memory` which of two is the later one when nodes ran side by side.
         """
-        entries = visit.read(self.memory_key) or {}
-        writes = (entries.get(entry) or {}).get("writes", 0) + 1
-        return {self.memory_key: {**entries, entry: {**values, "writes": writes}}}
+        writes = self.cursor(visit, entry).get("writes", 0) + 1
+        return {self.memory_key: {**self.cursors(visit), entry: {**values, "writes": writes}}}

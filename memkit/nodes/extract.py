@@ -21,7 +21,7 @@ from memkit.facts.ask import (
     read_reply,
 )
 from memkit.facts.rules import statements
-from memkit.messages import message_ids, said_at, speaker_of, text_of
+from memkit.messages import id_of, said_at, speaker_of, text_of
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     MemoryNode,
@@ -90,15 +90,18 @@ class FactExtractor(MemoryNode):
     def body(self, visit: Visit) -> Body[Update]:
         """Propose facts, look up what they touch, write what changes."""
         messages = self.messages(visit)
-        ids = message_ids(messages)
-        begin = self.unread(visit, "extract", ids)
+        begin = self.unread(visit, "extract", messages)
         if begin == len(messages):
             return {}
         store = visit.store
         namespace = visit.namespace(self.namespace)
         end = len(messages) if self.model is None else self._one_call(messages, begin)
-        new = [(ids[i], messages[i]) for i in range(begin, end) if said_by_someone(messages[i])]
-        done = self.read_through(visit, "extract", ids, end)
+        new = [
+            (id_of(messages, i), messages[i])
+            for i in range(begin, end)
+            if said_by_someone(messages[i])
+        ]
+        done = self.read_through(visit, "extract", messages, end)
         if not any(isinstance(m, HumanMessage) for _, m in new):
             return done
         counts: Counter[str] = Counter()

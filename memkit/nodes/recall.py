@@ -11,7 +11,7 @@ from langgraph.store.base import SearchItem, SearchOp
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
 from memkit.facts import Fact, StalenessPolicy
-from memkit.messages import after, message_ids, text_of, turn_start_at
+from memkit.messages import after, id_of, position_of, text_of, turn_start_at
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     TURNS_NAMESPACE,
@@ -128,11 +128,10 @@ class MemoryRecall(MemoryNode):
 
     def _in_view(self, visit: Visit, messages: Sequence[BaseMessage]) -> set[str]:
         """Return ids of this thread's messages that the model sees as they were said."""
-        ids = message_ids(messages)
-        start = self.cursor(visit, "trim").get("start_id")
+        start = position_of(messages, self.cursor(visit, "trim").get("start_id")) or 0
         summary = checked_summary(visit.read(self.summary_key))
-        covered = turn_start_at(messages, after(ids, summary["through_id"])) if summary else 0
-        return set(ids[max(covered, ids.index(start) if start in ids else 0) :])
+        covered = turn_start_at(messages, after(messages, summary["through_id"])) if summary else 0
+        return {id_of(messages, i) for i in range(max(covered, start), len(messages))}
 
     def _recalled(self, source: Source, item: SearchItem, now: datetime) -> Recalled:
         # A turn has the text, the dates and the source of a fact, and does not age.

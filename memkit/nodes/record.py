@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.store.base import PutOp
 
 from memkit.effects import Body, StoreBatch
-from memkit.messages import message_ids, said_at, speaker_of, text_of
+from memkit.messages import id_of, said_at, speaker_of, text_of
 from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace
 from memkit.view import RECALLED_ID
 
@@ -52,8 +52,7 @@ class TurnRecorder(MemoryNode):
     def body(self, visit: Visit) -> Body[Update]:
         """Write the messages behind the cursor."""
         messages = self.messages(visit)
-        ids = message_ids(messages)
-        begin = self.unread(visit, "record", ids)
+        begin = self.unread(visit, "record", messages)
         if begin == len(messages):
             return {}
         store = visit.store
@@ -64,18 +63,19 @@ class TurnRecorder(MemoryNode):
             text = text_of(message).strip()
             if not text or not said_by_someone(message):
                 continue
+            message_id = id_of(messages, i)
             at = (said_at(message) or self.now(messages)).isoformat()
             value = {
                 "text": f"{speaker_of(message)}: {text}",
                 "kind": "turn",
                 "speaker": speaker_of(message),
                 "last_updated": at,
-                "source": {"thread_id": visit.thread_id, "message_ids": [ids[i]]},
+                "source": {"thread_id": visit.thread_id, "message_ids": [message_id]},
             }
             puts.append(
-                PutOp(namespace, memory_key(visit.thread_id, ids[i]), value, index=["text"])
+                PutOp(namespace, memory_key(visit.thread_id, message_id), value, index=["text"])
             )
         if puts:
             yield StoreBatch(store, puts)
         visit.emit(recorded=len(puts))
-        return self.read_through(visit, "record", ids, len(ids))
+        return self.read_through(visit, "record", messages, len(messages))

@@ -9,8 +9,10 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.errors import GraphBubbleUp
 
 from memkit import prompts
+from memkit.budget import ContextBudget
 from memkit.effects import AskModel, Body
-from memkit.messages import after, message_ids, turn_starts
+from memkit.history import History
+from memkit.messages import after, id_of, turn_starts
 from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
 from memkit.summary import (
     UnusableSummary,
@@ -19,7 +21,8 @@ from memkit.summary import (
     extract_summary,
     transcript,
 )
-from memkit.view import ContextBudget, checked_summary, find_start
+from memkit.view import checked_summary
+from memkit.window import first_shown, read_window
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream
@@ -75,19 +78,9 @@ class RollingSummarizer(MemoryNode):
     def body(self, visit: Visit) -> Body[Update]:
         """Fold what does not fit; nothing to do on most turns."""
         messages = self.messages(visit)
-        ids = message_ids(messages)
         summary = checked_summary(visit.read(self.summary_key))
-        begin = after(ids, summary["through_id"]) if summary else 0
-        share = min(self.budget.recall_share, self.budget.high // 2)
-        end = find_start(
-            messages,
-            self.budget,
-            begin=begin,
-            extra_tokens=self.budget.summary_share
-            + _WRAPPER_TOKENS
-            + (share if visit.read(self.recalled_key) else 0),
-        )
-        end = self._one_call(messages, begin, end)
+        begin = after(messages, summary["through_id"]) if summary else 0
+        end = self._fold_until(visit, messages, begin)
         fold = [m for m in messages[begin:end] if not isinstance(m, SystemMessage)]
         if not fold:
             return {}
@@ -102,10 +95,10 @@ class RollingSummarizer(MemoryNode):
             failures = self.cursor(visit, "summarize").get("failures", 0) + 1
             return self.with_cursor(visit, "summarize", {"failures": failures})
         tokens = self.budget.count_text(text)
-        visit.emit(folded=ids[begin:end], tokens=tokens)
+        visit.emit(folded=[id_of(messages, i) for i in range(begin, end)], tokens=tokens)
         update = {
             "text": text,
-            "through_id": ids[end - 1],
+            "through_id": id_of(messages, end - 1),
             "tokens": tokens,
             "updated_at": self.now(messages).isoformat(),
         }
@@ -113,6 +106,22 @@ class RollingSummarizer(MemoryNode):
             self.summary_key: update,
             **self.with_cursor(visit, "summarize", {"failures": 0}),
         }
+
+    def _fold_until(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:
+        """Return where the turns to fold end; `begin` if there is room for all of them."""
+        budget = self.budget
+        history = History.read(messages, self.cursor(visit, "trim"))
+        if history.offset > begin:
+            history = History.read(messages)
+        shown_anyway = [history.messages[i] for i in history.systems]
+        fixed = budget.fixed(shown_anyway) + budget.summary_share + _WRAPPER_TOKENS
+        if visit.read(self.recalled_key):
+            fixed += min(budget.recall_share, budget.high // 2)
+        window = read_window(history, budget, begin=begin, fixed=fixed)
+        end = first_shown(
+            history, window, begin=begin, fixed=fixed, high=budget.high, low=budget.low
+        )
+        return self._one_call(history.messages, begin, end)
 
     def _one_call(self, messages: Sequence[BaseMessage], begin: int, end: int) -> int:
         """Return where the fold ends so that it fits one prompt: whole turns, at least one.

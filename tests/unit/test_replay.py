@@ -10,6 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import Op, PutOp
 from langgraph.store.memory import InMemoryStore
 
+from memkit.budget import ContextBudget
 from memkit.demo.conversations import Conversation, Line, Question, Session
 from memkit.demo.replay import (
     Memory,
@@ -21,7 +22,6 @@ from memkit.demo.replay import (
     replay,
 )
 from memkit.errors import ConfigError
-from memkit.view import ContextBudget
 
 BUDGET = ContextBudget(
     120, counter=lambda messages: sum(len(str(m.content)) for m in messages) // 4

@@ -68,7 +68,7 @@ def test_above_the_high_watermark_it_cuts_to_the_low_one() -> None:
     view = build_view(messages, budget)
     assert view.cut
     assert 0.3 * 300 < view.tokens <= 150
-    assert view.start_id == view.messages[1].id
+    assert view.cursor["start_id"] == view.messages[1].id
     assert view.dropped == [m.id for m in messages[1:] if m not in view.messages]
 
 
@@ -253,7 +253,7 @@ def test_the_summary_outlasts_the_facts_and_the_best_facts_the_worst() -> None:
     summary = {"text": "They talked about a parcel.", "through_id": "a1"}
 
     def at(tokens: int) -> tuple[list[str], str]:
-        budget = ContextBudget(tokens, recall_tokens=150)
+        budget = ContextBudget(tokens, recall_tokens=199)
         view = build_view(messages, budget, summary=summary, recalled=facts)
         assert view.tokens <= tokens
         return view.left_out, "".join(str(m.content) for m in view.messages)

@@ -1,0 +1,182 @@
+"""Which part of a history fits a budget. Pure.
+
+A history is read from its end, and only as far as the budget reaches.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from memkit.budget import ContextBudget
+from memkit.history import History
+from memkit.messages import call_ids, orphans
+from memkit.tool_results import ANY_TOOL, as_spoken, cleared, tool_names
+
+_FIRST_LOOK = 4  # messages that are counted to see how long they are
+
+
+@dataclass(slots=True)
+class Window:
+    """The end of a history, as far as it was read, as a view would show it.
+
+    Attributes:
+        reached: The position it begins at.
+        total: Its tokens, and those that were given as `fixed`.
+        sizes: Tokens per message; 0 for those that are left out, and for system messages, which
+            are part of `fixed`.
+        changes: What is shown in place of a message, by position; None: nothing.
+        orphaned: Positions of tool traffic that no provider accepts.
+        set_aside: Positions of tool traffic of earlier turns, if the budget does not keep it.
+        cleared: Positions of tool results that are shown cleared.
+    """
+
+    reached: int
+    total: int
+    sizes: list[int] = field(default_factory=list)
+    changes: dict[int, BaseMessage | None] = field(default_factory=dict)
+    orphaned: list[int] = field(default_factory=list)
+    set_aside: list[int] = field(default_factory=list)
+    cleared: list[int] = field(default_factory=list)
+
+
+def read_window(
+    history: History,
+    budget: ContextBudget,
+    *,
+    begin: int,
+    fixed: int,
+    clear: Mapping[str, int] | None = None,
+) -> Window:
+    """Read a history from its end until `begin`, or until it is certain that it does not fit.
+
+    Args:
+        history: The history.
+        budget: Above `budget.high` it does not fit.
+        begin: The first message that may be shown.
+        fixed: Tokens of what is shown besides: all system messages, summary, facts.
+        clear: Per tool the position before which its results are shown cleared.
+    """
+    end = len(history.messages)
+    window = Window(end, fixed)
+    latest = history.turn_before(end, begin)
+    late = history.systems[bisect_left(history.systems, begin) :]
+    parts: list[list[int]] = []
+    undecided = True
+    # What a cursor points to most likely fits; anything else is read no further than needed.
+    step = end if history.offset else _FIRST_LOOK
+    while window.reached > begin:
+        start = max(window.reached - step, begin)
+        if start > begin and history.role(start) != "human":
+            start = history.turn_before(start, begin)
+        chunk = history.messages[start : window.reached]
+        if _has_tool_traffic(chunk):
+            _change_tools(window, chunk, start, latest=latest, budget=budget, clear=clear or {})
+            shown = [window.changes.get(i, m) for i, m in enumerate(chunk, start)]
+            found = budget.sizes([m for m in shown if m is not None])
+            for i, message in enumerate(shown):
+                if message is None:
+                    found.insert(i, 0)
+        else:
+            found = budget.sizes(chunk)
+        for i in late:
+            if start <= i < window.reached:
+                found[i - start] = 0
+        parts.append(found)
+        window.total += sum(found)
+        window.reached = start
+        if window.total > budget.high:
+            break
+        if undecided and window.total > budget.low:
+            if _surely_exceeds(history, begin, window, budget):
+                break
+            undecided = False
+        if not history.offset:
+            aim = budget.low if undecided else budget.high
+            each = (window.total - fixed) / (end - start) or 1
+            step = max(2, int((aim - window.total) / each))
+    window.sizes = [size for part in reversed(parts) for size in part]
+    return window
+
+
+def first_shown(
+    history: History, window: Window, *, begin: int, fixed: int, high: int, low: int
+) -> int:
+    """Return the position from which messages are kept: `begin`, or the start of a later turn.
+
+    Args:
+        history: The history.
+        window: What `read_window` returned for the same `begin` and `fixed`.
+        begin: Where the view starts if all of it fits.
+        fixed: Tokens of what is shown besides.
+        high: Above this many tokens the window is cut,
+        low: down to this many; the latest turn always stays.
+    """
+    if window.reached == begin and window.total <= high:
+        return begin
+    chosen = position = len(history.messages)
+    total = fixed
+    while position > window.reached:
+        start = history.turn_before(position, window.reached)
+        if history.role(start) != "human":
+            break
+        total += sum(window.sizes[start - window.reached : position - window.reached])
+        if total > low and chosen < len(history.messages):
+            break
+        chosen = position = start
+    return chosen if chosen < len(history.messages) else begin
+
+
+def _surely_exceeds(history: History, begin: int, window: Window, budget: ContextBudget) -> bool:
+    """Return whether the human messages before the window alone take what the budget has left."""
+    if not budget.least:
+        return False
+    wanted = (budget.high - window.total) // budget.least + 1
+    start = max(begin, window.reached - 4 * wanted)
+    before = history.kinds[start - history.offset : window.reached - history.offset]
+    return before.count(HumanMessage) >= wanted
+
+
+def _has_tool_traffic(messages: Iterable[BaseMessage]) -> bool:
+    for message in messages:
+        kind = message.__class__
+        if kind is HumanMessage:
+            continue
+        if kind is AIMessage or isinstance(message, AIMessage):
+            fields = message.__dict__
+            if fields["tool_calls"] or fields["invalid_tool_calls"]:
+                return True
+        elif isinstance(message, ToolMessage):
+            return True
+    return False
+
+
+def _change_tools(
+    window: Window,
+    chunk: Sequence[BaseMessage],
+    start: int,
+    *,
+    latest: int,
+    budget: ContextBudget,
+    clear: Mapping[str, int],
+) -> None:
+    """Note in a window what is shown in place of the tool traffic of some whole turns."""
+    bad = orphans(chunk)
+    names = tool_names(chunk) if clear else {}
+    for i, message in enumerate(chunk):
+        position = start + i
+        result = isinstance(message, ToolMessage)
+        if i in bad:
+            window.changes[position] = None
+            window.orphaned.append(position)
+        elif not budget.keep_tool_traffic and position < latest and (result or call_ids(message)):
+            window.changes[position] = as_spoken(message)
+            window.set_aside.append(position)
+        elif isinstance(message, ToolMessage) and (
+            position < clear.get(names.get(i, ""), clear.get(ANY_TOOL, 0))
+        ):
+            shorter = cleared(message)
+            if budget.count_one(shorter) < budget.count_one(message):
+                window.changes[position] = shorter
+                window.cleared.append(position)
