@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memkit.budget import ContextBudget
     from memkit.facts import StalenessPolicy
     from memkit.nodes import (
         FactExtractor,
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
         StaleFactCheck,
         TokenTrimmer,
         TurnRecorder,
+        atool_result,
+        tool_result,
     )
     from memkit.state import MemoryState
     from memkit.store import SemanticStore
     from memkit.tokens import count_tokens
-    from memkit.view import ContextBudget, context, trim
+    from memkit.view import context, trim
     from memkit.wiring import add_memory
 
 __version__ = version("memkit")
@@ -33,14 +36,16 @@ __all__ = [
     "TokenTrimmer",
     "TurnRecorder",
     "add_memory",
+    "atool_result",
     "context",
     "count_tokens",
+    "tool_result",
     "trim",
 ]
 
 # Loaded when they are asked for: nodes run without psycopg, and the command line starts at once.
 _HOMES = {
-    "ContextBudget": "memkit.view",
+    "ContextBudget": "memkit.budget",
     "MemoryState": "memkit.state",
     "SemanticStore": "memkit.store",
     "StalenessPolicy": "memkit.facts",

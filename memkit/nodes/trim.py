@@ -1,20 +1,34 @@
 """TokenTrimmer: what the model is to see, under one budget."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
-from memkit.effects import Body
-from memkit.nodes.base import MemoryNode, Update, Visit, check_type
-from memkit.view import ContextBudget, build_view
+from langchain_core.messages import BaseMessage, ToolMessage
+
+from memkit.budget import ContextBudget
+from memkit.effects import Body, StoreBatch
+from memkit.messages import id_of, turn_start_at
+from memkit.nodes.base import MemoryNode, Update, Visit, check_namespace, check_type
+from memkit.nodes.removal import removal, way_to_remove
+from memkit.nodes.results import RESULTS_NAMESPACE, stored
+from memkit.tool_results import is_cleared
+from memkit.view import View, build_view
 
 
 class TokenTrimmer(MemoryNode):
     """Writes the view for the model: system, summary, recent turns and recalled facts.
 
-    The history stays whole. Where the last cut was is kept, so that until the next cut the view
-    grows at its end only.
+    The history stays whole, unless the node is told to be destructive. Where the last cut was is
+    kept, so that until the next cut the view grows at its end only.
 
     Args:
         budget: The one budget of everything in the view.
+        destructive: Also remove from the history the turns that the view has dropped, and clear
+            there the tool results that it shows cleared. What the summarizer has not folded, or the
+            extractor and the recorder have not read, waits.
+        results_namespace: Where a destructive trimmer puts tool results before they go, see
+            `tool_result`; None to let them go.
         output_key: The state key of the view.
         summary_key: The state key of the running summary, if the state has one.
         recalled_key: The state key of the recalled memories, if the state has one.
@@ -22,20 +36,31 @@ class TokenTrimmer(MemoryNode):
 
     State:
         Reads messages, summary, recalled, memory; writes `llm_input_messages` and
-        `memory["trim"]`.
+        `memory["trim"]`, and removes from messages if it is destructive. The entry holds the
+        report of the turn: `tokens`, and how many messages were `dropped` since the start of the
+        conversation, and are now `orphaned`, `set_aside`, `cleared` and `shortened`.
 
     Events:
-        `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "shortened", "left_out"}`
-        when something was.
+        `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "set_aside", "cleared",
+        "shortened", "left_out", "removed"}`, with ids of messages, on a turn on which one of them
+        changed.
 
     Raises:
         BudgetTooSmall: On a turn whose system messages and latest turn do not fit.
+        ConfigError: It is destructive, and the state cannot remove messages.
+        StoreMissing: It is destructive with a `results_namespace`, and the graph has no store.
+
+    Cost:
+        Proportional to the view, not to the history. A destructive one writes tool results in one
+        `batch` of the store on a turn on which some go.
     """
 
     def __init__(
         self,
         budget: ContextBudget,
         *,
+        destructive: bool = False,
+        results_namespace: Sequence[str] | None = RESULTS_NAMESPACE,
         output_key: str = "llm_input_messages",
         summary_key: str = "summary",
         recalled_key: str = "recalled",
@@ -43,7 +68,12 @@ class TokenTrimmer(MemoryNode):
     ) -> None:
         super().__init__(**kwargs)
         check_type("budget", budget, ContextBudget)
+        check_type("destructive", destructive, bool)
         self.budget = budget
+        self.destructive = destructive
+        self.results_namespace = (
+            None if results_namespace is None else check_namespace(results_namespace)
+        )
         self.output_key = output_key
         self.summary_key = summary_key
         self.recalled_key = recalled_key
@@ -54,29 +84,93 @@ class TokenTrimmer(MemoryNode):
         return (self.output_key, self.memory_key)
 
     def body(self, visit: Visit) -> Body[Update]:
-        """Build the view; asks nothing of the outside."""
-        yield from ()
+        """Build the view; asks the outside only where results go into the store."""
+        if self.destructive:
+            # Said on the first turn, not on the one that has something to remove.
+            way = way_to_remove(visit.config, self.messages_key)
+            namespace = self._results_in(visit)
+        before = self.cursor(visit, "trim")
         view = build_view(
             self.messages(visit),
             self.budget,
             summary=visit.read(self.summary_key),
             recalled=visit.read(self.recalled_key) or [],
-            start_id=self.cursor(visit, "trim").get("start_id"),
+            cursor=before,
         )
-        if view.cut or view.orphaned or view.shortened or view.left_out:
-            visit.emit(
-                tokens=view.tokens,
-                dropped=view.dropped,
-                orphaned=view.orphaned,
-                shortened=view.shortened,
-                left_out=view.left_out,
-            )
+        cursor = view.cursor
+        update: Update = {self.output_key: view.messages}
+        gone: list[int] = []
+        if self.destructive:
+            messages = view.history.messages
+            gone, replaced = self._to_remove(visit, view)
+            results = [messages[i] for i in (*gone, *replaced)]
+            if namespace is not None:
+                puts = [
+                    stored(namespace, message)
+                    for message in results
+                    if isinstance(message, ToolMessage) and not is_cleared(message)
+                ]
+                if puts:
+                    yield StoreBatch(visit.store, puts)
+            if results:
+                update[self.messages_key] = removal(way, messages, gone, replaced)
+                cursor = _moved(cursor, gone)
         report = {
-            "start_id": view.start_id,
             "tokens": view.tokens,
-            "dropped": len(view.dropped),
+            "dropped": view.dropped_count,
             "orphaned": len(view.orphaned),
+            "set_aside": len(view.set_aside),
+            "cleared": len(view.cleared),
             "shortened": len(view.shortened),
             "left_out": view.left_out,
+            "removed": len(gone),
         }
-        return {self.output_key: view.messages, **self.with_cursor(visit, "trim", report)}
+        if view.cut or view.orphaned or view.shortened or view.left_out or gone:
+            visit.emit(
+                tokens=view.tokens,
+                dropped=view.dropped_since(view.history.start),
+                orphaned=view.orphaned,
+                set_aside=view.set_aside,
+                cleared=view.cleared,
+                shortened=view.shortened,
+                left_out=view.left_out,
+                removed=[id_of(view.history.messages, i) for i in gone],
+            )
+        return {**update, **self.with_cursor(visit, "trim", {**cursor, **report})}
+
+    def _results_in(self, visit: Visit) -> tuple[str, ...] | None:
+        """Return the namespace that tool results go to, in a store that is there."""
+        if self.results_namespace is None:
+            return None
+        _ = visit.store
+        return visit.namespace(self.results_namespace)
+
+    def _to_remove(self, visit: Visit, view: View) -> tuple[list[int], dict[int, BaseMessage]]:
+        """Return positions of messages that may go, and what replaces cleared results."""
+        messages = view.history.messages
+        limits = [view.start]
+        entries = self.cursors(visit)
+        if visit.read(self.summary_key) or "summarize" in entries:
+            limits.append(view.covered)
+        limits += [
+            self.unread(visit, entry, messages)
+            for entry in ("extract", "record")
+            if entry in entries
+        ]
+        limit = min(limits)
+        if limit < view.start:
+            limit = turn_start_at(messages, limit)
+        systems = set(view.history.systems)
+        gone = [i for i in range(limit) if i not in systems]
+        return gone, dict(view.cleared_results)
+
+
+def _moved(cursor: dict[str, Any], gone: Sequence[int]) -> dict[str, Any]:
+    """Return a cursor into the history without some messages."""
+    if "start" not in cursor:
+        return cursor
+    return {
+        **cursor,
+        "start": cursor["start"] - bisect_left(gone, cursor["start"]),
+        "system": [i - bisect_left(gone, i) for i in cursor["system"]],
+    }

@@ -1,0 +1,406 @@
+"""TokenTrimmer in graphs: constant cost, removal under every kind of channel, results kept."""
+
+import asyncio
+import operator
+import pickle
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.tools import tool
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import _messages_delta_reducer, add_messages
+from langgraph.store.memory import InMemoryStore
+from typing_extensions import TypedDict
+
+from benchmarks.conversations import chat, conversation
+from memkit import (
+    ContextBudget,
+    FactExtractor,
+    MemoryState,
+    RollingSummarizer,
+    TokenTrimmer,
+    TurnRecorder,
+    atool_result,
+    tool_result,
+)
+from memkit.errors import BudgetTooSmall, ConfigError, StoreMissing
+from memkit.state import merge_memory
+from memkit.tool_results import CLEARED
+from tests.conversations import assert_valid, model_calls
+from tests.fakes import HashEmbeddings
+from tests.graphs import config
+
+BUDGET = ContextBudget(400)
+pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+
+
+class Delta(TypedDict):
+    messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]
+    llm_input_messages: list[AnyMessage]
+    memory: Annotated[dict[str, Any], merge_memory]
+
+
+def append_only(left: list[AnyMessage], writes: Sequence[list[AnyMessage]]) -> list[AnyMessage]:
+    return [*left, *(m for write in writes for m in write)]
+
+
+class AppendingDelta(TypedDict):
+    messages: Annotated[list[AnyMessage], DeltaChannel(append_only)]
+    llm_input_messages: list[AnyMessage]
+    memory: dict[str, Any]
+
+
+class Plain(TypedDict):
+    """Messages without a reducer: what a node returns is the new list."""
+
+    messages: list[AnyMessage]
+    llm_input_messages: list[AnyMessage]
+    memory: dict[str, Any]
+
+
+class Appending(TypedDict):
+    messages: Annotated[list[AnyMessage], operator.add]
+    llm_input_messages: list[AnyMessage]
+    memory: dict[str, Any]
+
+
+def trimming(
+    state: Any, trimmer: TokenTrimmer, *behind: Any, before: Sequence[Any] = ()
+) -> StateGraph[Any, Any, Any, Any]:
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(state)
+    previous = START
+    for node in (*before, trimmer, *behind):
+        name = type(node).__name__
+        builder.add_node(name, node)
+        builder.add_edge(previous, name)
+        previous = name
+    builder.add_edge(previous, END)
+    return builder
+
+
+def memory_store() -> InMemoryStore:
+    embed = HashEmbeddings()
+    return InMemoryStore(index={"embed": embed, "dims": embed.dims, "fields": ["text"]})
+
+
+def tool_turn(n: int, text: str = "nothing found " * 10) -> list[AnyMessage]:
+    call = {"name": "search", "args": {"q": f"{n}"}, "id": f"call-{n}"}
+    return [
+        HumanMessage(f"Look up number {n}, please.", id=f"h{n}"),
+        AIMessage("", id=f"a{n}", tool_calls=[call]),
+        ToolMessage(f"Result {n}: {text}", tool_call_id=f"call-{n}", id=f"r{n}"),
+        AIMessage(f"Number {n} it is.", id=f"e{n}"),
+    ]
+
+
+# -- constant cost -----------------------------------------------------------------------------
+
+
+class Watched(list[BaseMessage]):
+    """A history that notes the first message that was looked at, but for some."""
+
+    def __init__(self, messages: Sequence[BaseMessage], allowed: Sequence[int]) -> None:
+        super().__init__(messages)
+        self.allowed = allowed
+        self.first = len(messages)
+
+    def __getitem__(self, key: Any) -> Any:
+        places = range(len(self))[key] if isinstance(key, slice) else [range(len(self))[key]]
+        self.first = min([self.first, *(i for i in places if i not in self.allowed)])
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Any:
+        self.first = 0
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("size", [300, 5_001])
+def test_a_warm_turn_looks_at_the_view_and_not_at_what_lies_before_it(size: int) -> None:
+    messages = chat(size)
+    trimmer = TokenTrimmer(ContextBudget(4_000))
+    state = trimmer.invoke({"messages": messages})
+    for turn in range(3):
+        messages = [*messages, HumanMessage(f"turn {turn}"), AIMessage("Yes.", id=f"yes-{turn}")]
+        watched = Watched(messages, allowed=state["memory"]["trim"]["system"])
+        view = len(state["llm_input_messages"])
+        state = trimmer.invoke({"messages": watched, "memory": state["memory"]})
+        assert len(state["llm_input_messages"]) == view + 2
+        assert watched.first == len(messages) - (view + 2 - 1), "the system message comes first"
+
+
+def test_the_entry_in_memory_does_not_grow() -> None:
+    messages: list[BaseMessage] = []
+    trimmer = TokenTrimmer(ContextBudget(1_500, clear_tool_results=2))
+    memory: dict[str, Any] = {}
+    sizes = []
+    for n in range(120):
+        messages += tool_turn(n)
+        state = trimmer.invoke({"messages": list(messages), "memory": memory})
+        memory = state["memory"]
+        sizes.append(len(pickle.dumps(memory)))
+    assert max(sizes[60:]) <= max(sizes[:60]) + 20
+
+
+def test_counts_survive_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = trimming(MemoryState, TokenTrimmer(ContextBudget(20_000)))
+    app = graph.compile(checkpointer=InMemorySaver())
+    app.invoke({"messages": chat(200, seed=5)}, config("t"))
+    counted: list[str] = []
+    counter = BUDGET.tokens
+    encode = counter._encode
+    monkeypatch.setattr(
+        type(counter), "_encode", lambda _, text: counted.append(text) or encode(text)
+    )
+    app.invoke({"messages": [HumanMessage("Something that was never said.")]}, config("t"))
+    assert counted == ["Something that was never said."]
+
+
+# -- the report --------------------------------------------------------------------------------
+
+
+def test_what_was_dropped_is_in_the_update_and_in_the_stream() -> None:
+    app = trimming(MemoryState, TokenTrimmer(BUDGET)).compile(checkpointer=InMemorySaver())
+    dropped: list[str] = []
+    for n in range(12):
+        for mode, chunk in app.stream(
+            {"messages": tool_turn(n)}, config("t"), stream_mode=["custom", "updates"]
+        ):
+            if mode == "custom":
+                assert chunk["memkit"] == "TokenTrimmer"
+                dropped += chunk["dropped"]
+            else:
+                report = chunk["TokenTrimmer"]["memory"]["trim"]
+                shown = chunk["TokenTrimmer"]["llm_input_messages"]
+    assert dropped
+    assert len(dropped) == len(set(dropped)) == report["dropped"]
+    messages = app.get_state(config("t")).values["messages"]
+    assert [m.id for m in messages if m.id not in dropped] == [m.id for m in shown]
+    assert report["tokens"] == BUDGET.count(shown)
+
+
+def test_orphans_in_the_input_are_reported() -> None:
+    app = trimming(MemoryState, TokenTrimmer(BUDGET)).compile()
+    lost = [HumanMessage("hi", id="h"), ToolMessage("?", tool_call_id="nobody", id="r")]
+    events = list(app.stream({"messages": lost}, stream_mode="custom"))
+    assert [event["orphaned"] for event in events] == [["r"]]
+
+
+# -- taking messages out of the history --------------------------------------------------------
+
+STATES = [MemoryState, Delta, AppendingDelta, Plain]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("state", STATES)
+def test_a_destructive_trimmer_removes_what_it_drops(state: Any, asynchronous: bool) -> None:
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    saver = InMemorySaver()
+    app = trimming(state, trimmer).compile(checkpointer=saver)
+    head = SystemMessage("You look things up.", id="s")
+    held: list[AnyMessage] = []
+    for n in range(12):
+        new = [*([head] if n == 0 else []), *tool_turn(n)]
+        # Without a reducer the caller passes on what is there.
+        given = {"messages": [*held, *new] if state is Plain else new}
+        values = (
+            asyncio.run(app.ainvoke(given, config("t")))
+            if asynchronous
+            else app.invoke(given, config("t"))
+        )
+        held = values["messages"]
+        assert [m.id for m in held] == [m.id for m in values["llm_input_messages"]]
+        assert_valid(held)
+        assert held[0] == head
+        assert held[-1].id == f"e{n}"
+        assert BUDGET.count(held) <= 400
+    assert app.get_state(config("t")).values["messages"] == held
+
+
+def test_the_view_is_the_same_whether_the_history_is_whole_or_not() -> None:
+    for seed in range(25):
+        messages = conversation(seed, turns=10)
+        budget = ContextBudget(3_000)
+        whole: dict[str, Any] = {"memory": {}}
+        cut: dict[str, Any] = {"memory": {}}
+        trimmer = TokenTrimmer(budget)
+        removing = TokenTrimmer(budget, destructive=True, results_namespace=None)
+        held: list[BaseMessage] = []
+        done = 0
+        for prefix in model_calls(messages):
+            held = add_messages(held, prefix[done:])  # type: ignore[assignment,arg-type]
+            done = len(prefix)
+            try:
+                whole = trimmer.invoke({"messages": prefix, "memory": whole["memory"]})
+            except BudgetTooSmall:
+                break
+            cut = removing.invoke({"messages": held, "memory": cut["memory"]})
+            held = add_messages(held, cut.get("messages", []))  # type: ignore[assignment]
+            assert cut["llm_input_messages"] == whole["llm_input_messages"]
+            entry = cut["memory"]["trim"]
+            assert held[entry["start"]].id == entry["start_id"]
+            assert all(isinstance(held[i], SystemMessage) for i in entry["system"])
+
+
+def test_a_state_that_can_only_grow_is_an_error_at_once_and_nothing_is_written() -> None:
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    app = trimming(Appending, trimmer).compile(checkpointer=InMemorySaver())
+    with pytest.raises(ConfigError, match=r"'messages' is reduced by add, which cannot remove"):
+        app.invoke({"messages": [HumanMessage("hi")]}, config("t"))
+    assert "llm_input_messages" not in app.get_state(config("t")).values
+
+
+def test_messages_without_ids_are_not_removed() -> None:
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    app = trimming(Plain, trimmer).compile()
+    without = [m.model_copy(update={"id": None}) for n in range(12) for m in tool_turn(n)]
+    with pytest.raises(ConfigError, match="needs messages with ids"):
+        app.invoke({"messages": without}, config("t"))
+
+
+def test_what_is_not_yet_read_or_folded_waits() -> None:
+    class Failing(RollingSummarizer):
+        def _summarize(self, *_: Any) -> Any:
+            yield from ()
+            raise ConnectionError("no model today")
+
+    store = memory_store()
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    graph = trimming(
+        MemoryState, trimmer, FactExtractor(None), TurnRecorder(), before=[Failing(None, BUDGET)]
+    )
+    app = graph.compile(checkpointer=InMemorySaver(), store=store)
+    for n in range(8):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    assert [m.id for m in values["messages"]] == [m.id for n in range(8) for m in tool_turn(n)]
+    assert BUDGET.count(values["llm_input_messages"]) <= 400
+
+    # The same thread, with a model that works again.
+    graph = trimming(
+        MemoryState,
+        trimmer,
+        FactExtractor(None),
+        TurnRecorder(),
+        before=[RollingSummarizer(None, BUDGET)],
+    )
+    app = graph.compile(checkpointer=app.checkpointer, store=store)
+    values = app.invoke({"messages": tool_turn(8)}, config("t"))
+    assert values["messages"][0].id != "h0"
+    assert values["summary"]["through_id"] not in {m.id for m in values["messages"]}
+    kept = app.invoke({"messages": tool_turn(9)}, config("t"))
+    texts = store.search(("users", "ann@example%2Ecom", "turns"), limit=100)
+    said = [m for n in range(10) for m in tool_turn(n) if m.id and m.id[0] in "he"]
+    assert len(texts) == len(said), "every turn was recorded once"
+    ids = [m.id for m in kept["messages"]]
+    assert len(ids) == len(set(ids))
+
+
+# -- tool results that went --------------------------------------------------------------------
+
+
+def test_a_result_is_found_again_by_the_id_of_its_call(tmp_path: Any) -> None:
+    store = memory_store()
+    budget = ContextBudget(400, clear_tool_results=1)
+    with SqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
+        app = trimming(MemoryState, TokenTrimmer(budget, destructive=True)).compile(
+            checkpointer=saver, store=store
+        )
+        for n in range(12):
+            values = app.invoke({"messages": tool_turn(n)}, config("t"))
+        values["messages"] = app.get_state(config("t")).values["messages"]
+    held = {m.id for m in values["messages"]}
+    assert "r0" not in held
+    cleared = [m for m in values["messages"] if m.content == CLEARED.format(f"call-{m.id[1:]}")]
+    assert cleared
+    for n in range(12):
+        (_, _, result, _) = tool_turn(n)
+        found = tool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
+        later = asyncio.run(
+            atool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
+        )
+        assert found == later == result
+    assert tool_result("call-99", values["messages"], store=store, config=config("t")) is None
+    # Of another thread, or another user, nothing is found.
+    for other in (config("t2"), config("t", user="bob")):
+        assert tool_result("call-0", values["messages"], store=store, config=other) is None
+
+
+def test_a_view_without_tool_traffic_leaves_the_history_to_look_it_up() -> None:
+    budget = ContextBudget(2_000, keep_tool_traffic=False)
+    app = trimming(MemoryState, TokenTrimmer(budget)).compile(checkpointer=InMemorySaver())
+    for n in range(4):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    shown = [m.id for m in values["llm_input_messages"]]
+    assert shown == ["h0", "e0", "h1", "e1", "h2", "e2", "h3", "a3", "r3", "e3"]
+
+    @tool
+    def earlier_result(tool_call_id: str) -> str:
+        """Return the result of an earlier tool call."""
+        found = tool_result(tool_call_id, values["messages"])
+        return "There is none." if found is None else str(found.content)
+
+    assert earlier_result.invoke({"tool_call_id": "call-1"}).startswith("Result 1: nothing")
+    assert earlier_result.invoke({"tool_call_id": "call-7"}) == "There is none."
+
+
+def test_results_have_somewhere_to_go_before_anything_is_removed() -> None:
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile()
+    with pytest.raises(StoreMissing, match="TokenTrimmer needs a store"):
+        app.invoke({"messages": [HumanMessage("hi")]}, config("t"))
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
+        store=memory_store(), checkpointer=InMemorySaver()
+    )
+    with pytest.raises(ConfigError, match="user_id"):
+        app.invoke({"messages": [HumanMessage("hi")]}, {"configurable": {"thread_id": "t"}})
+
+
+class Refusing(InMemoryStore):
+    def batch(self, ops: Any) -> Any:
+        raise ConnectionError("the store is away")
+
+
+def test_a_store_that_fails_leaves_the_history_as_it_was() -> None:
+    saver = InMemorySaver()
+    whole = trimming(MemoryState, TokenTrimmer(ContextBudget(10_000))).compile(checkpointer=saver)
+    for n in range(12):
+        whole.invoke({"messages": tool_turn(n)}, config("t"))
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
+        checkpointer=saver, store=Refusing()
+    )
+    with pytest.raises(ConnectionError):
+        app.invoke({"messages": tool_turn(12)}, config("t"))
+    assert len(app.get_state(config("t")).values["messages"]) == 4 * 13
+    # Run again with a store that answers, the turn ends as if nothing had happened.
+    store = memory_store()
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
+        checkpointer=saver, store=store
+    )
+    values = app.invoke(None, config("t"))
+    assert values["messages"][-1].id == "e12"
+    assert tool_result("call-0", values["messages"], store=store, config=config("t"))
+
+
+def test_removal_by_hand_and_by_the_trimmer_go_together() -> None:
+    app = trimming(
+        MemoryState, TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    ).compile(checkpointer=InMemorySaver())
+    for n in range(9):
+        app.invoke({"messages": tool_turn(n)}, config("t"))
+    held = app.get_state(config("t")).values["messages"]
+    first = [m for m in held if isinstance(m, HumanMessage)][0]
+    app.update_state(config("t"), {"messages": [RemoveMessage(id=first.id or "")]})
+    values = app.invoke({"messages": tool_turn(9)}, config("t"))
+    assert_valid(values["messages"])
+    assert values["messages"][-1].id == "e9"
