@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables import Runnable, RunnableBinding
 
 from memkit.errors import ConfigError
 from memkit.tokens import PER_MESSAGE, PER_REPLY, TokenCounter
@@ -58,7 +58,7 @@ class ContextBudget:
     recall_tokens: int | None = field(default=None, kw_only=True)
     low_water: float = field(default=0.6, kw_only=True)
     tools: Sequence[Any] = field(default=(), kw_only=True)
-    model: str | BaseChatModel | RunnableBinding[Any, Any] = field(default="gpt-4o", kw_only=True)
+    model: str | Runnable[Any, Any] = field(default="gpt-4o", kw_only=True)
     counter: MessageCounter | None = field(default=None, kw_only=True)
     on_overflow: Literal["raise", "shorten_tools"] = field(default="raise", kw_only=True)
     clear_tool_results: int | Mapping[str, int] | None = field(default=None, kw_only=True)

@@ -73,11 +73,7 @@ def read_window(
         chunk = history.messages[start : window.reached]
         if _has_tool_traffic(chunk):
             _change_tools(window, chunk, start, latest=latest, budget=budget, clear=clear or {})
-            shown = [window.changes.get(i, m) for i, m in enumerate(chunk, start)]
-            found = budget.sizes([m for m in shown if m is not None])
-            for i, message in enumerate(shown):
-                if message is None:
-                    found.insert(i, 0)
+            found = _shown_sizes(window, chunk, start, budget)
         else:
             found = budget.sizes(chunk)
         for i in late:
@@ -96,7 +92,8 @@ def read_window(
             aim = budget.low if undecided else budget.high
             each = (window.total - fixed) / (end - start) or 1
             step = max(2, int((aim - window.total) / each))
-    window.sizes = [size for part in reversed(parts) for size in part]
+    for part in reversed(parts):
+        window.sizes += part
     return window
 
 
@@ -136,6 +133,14 @@ def _surely_exceeds(history: History, begin: int, window: Window, budget: Contex
     start = max(begin, window.reached - 4 * wanted)
     before = history.kinds[start - history.offset : window.reached - history.offset]
     return before.count(HumanMessage) >= wanted
+
+
+def _shown_sizes(
+    window: Window, chunk: Sequence[BaseMessage], start: int, budget: ContextBudget
+) -> list[int]:
+    shown = [window.changes.get(i, message) for i, message in enumerate(chunk, start)]
+    sizes = iter(budget.sizes([message for message in shown if message is not None]))
+    return [0 if message is None else next(sizes) for message in shown]
 
 
 def _has_tool_traffic(messages: Iterable[BaseMessage]) -> bool:

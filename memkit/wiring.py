@@ -38,6 +38,7 @@ def add_memory(
     model: BaseChatModel | str | None = None,
     policy: StalenessPolicy | None = None,
     record_turns: bool = False,
+    destructive: bool = False,
     messages_key: str = "messages",
     limit: int = 8,
 ) -> StateGraph[Any, Any, Any, Any]:
@@ -55,6 +56,7 @@ def add_memory(
         model: For summaries and extraction; None for the model-free forms.
         policy: When facts are stale.
         record_turns: Also keep turns as said, and recall them.
+        destructive: Also remove from the history what was folded and read, see TokenTrimmer.
         messages_key: The state key of the messages.
         limit: The most memories to recall.
 
@@ -78,7 +80,7 @@ def add_memory(
         ),
         "memory_verify": StaleFactCheck(policy, messages_key=messages_key),
         "memory_summarize": RollingSummarizer(model, budget, messages_key=messages_key),
-        "memory_trim": TokenTrimmer(budget, messages_key=messages_key),
+        "memory_trim": TokenTrimmer(budget, destructive=destructive, messages_key=messages_key),
     }
     behind: dict[str, Runnable[Any, Any]] = {
         "memory_remember": FactExtractor(model, messages_key=messages_key)

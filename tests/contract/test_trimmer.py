@@ -91,6 +91,11 @@ def trimming(
     return builder
 
 
+def merged(left: list[Any], right: list[Any]) -> list[Any]:
+    both: Any = add_messages(left, right)
+    return list(both)
+
+
 def memory_store() -> InMemoryStore:
     embed = HashEmbeddings()
     return InMemoryStore(index={"embed": embed, "dims": embed.dims, "fields": ["text"]})
@@ -161,9 +166,12 @@ def test_counts_survive_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
     counter = BUDGET.tokens
     encode = counter._encode
-    monkeypatch.setattr(
-        type(counter), "_encode", lambda _, text: counted.append(text) or encode(text)
-    )
+
+    def noting(_: object, text: str) -> int:
+        counted.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(type(counter), "_encode", noting)
     app.invoke({"messages": [HumanMessage("Something that was never said.")]}, config("t"))
     assert counted == ["Something that was never said."]
 
@@ -175,9 +183,10 @@ def test_what_was_dropped_is_in_the_update_and_in_the_stream() -> None:
     app = trimming(MemoryState, TokenTrimmer(BUDGET)).compile(checkpointer=InMemorySaver())
     dropped: list[str] = []
     for n in range(12):
-        for mode, chunk in app.stream(
+        streamed: Any = app.stream(
             {"messages": tool_turn(n)}, config("t"), stream_mode=["custom", "updates"]
-        ):
+        )
+        for mode, chunk in streamed:
             if mode == "custom":
                 assert chunk["memkit"] == "TokenTrimmer"
                 dropped += chunk["dropped"]
@@ -240,14 +249,14 @@ def test_the_view_is_the_same_whether_the_history_is_whole_or_not() -> None:
         held: list[BaseMessage] = []
         done = 0
         for prefix in model_calls(messages):
-            held = add_messages(held, prefix[done:])  # type: ignore[assignment,arg-type]
+            held = merged(held, prefix[done:])
             done = len(prefix)
             try:
                 whole = trimmer.invoke({"messages": prefix, "memory": whole["memory"]})
             except BudgetTooSmall:
                 break
             cut = removing.invoke({"messages": held, "memory": cut["memory"]})
-            held = add_messages(held, cut.get("messages", []))  # type: ignore[assignment]
+            held = merged(held, cut.get("messages", []))
             assert cut["llm_input_messages"] == whole["llm_input_messages"]
             entry = cut["memory"]["trim"]
             assert held[entry["start"]].id == entry["start_id"]
@@ -399,7 +408,7 @@ def test_removal_by_hand_and_by_the_trimmer_go_together() -> None:
     for n in range(9):
         app.invoke({"messages": tool_turn(n)}, config("t"))
     held = app.get_state(config("t")).values["messages"]
-    first = [m for m in held if isinstance(m, HumanMessage)][0]
+    first = next(m for m in held if isinstance(m, HumanMessage))
     app.update_state(config("t"), {"messages": [RemoveMessage(id=first.id or "")]})
     values = app.invoke({"messages": tool_turn(9)}, config("t"))
     assert_valid(values["messages"])
