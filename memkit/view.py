@@ -22,8 +22,8 @@ from memkit.budget import ContextBudget
 from memkit.errors import BudgetTooSmall, ConfigError
 from memkit.history import History
 from memkit.messages import after, id_of, turn_start_at
-from memkit.tool_results import clear_before, shorten_tools
-from memkit.window import Window, first_shown, read_window
+from memkit.tool_results import shorten_tools
+from memkit.window import Window, fit
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
@@ -174,20 +174,13 @@ def build_view(
     left_out = ["facts"] if len(facts) < len(recalled) else []
     extras = _extras(summary, facts)
     fixed = budget.fixed([*(history.messages[i] for i in history.systems), *extras])
-    clear = _clear_again(history, budget, cursor)
-    window = read_window(history, budget, begin=begin, fixed=fixed, clear=clear)
-    high = budget.high
-    cut = window.reached > begin or window.total > high
-    if cut and history.offset:
+    clear = cleared_until(history.messages, cursor)
+    found = fit(history, budget, begin=begin, fixed=fixed, clear=clear)
+    if found.cut and history.offset:
         # A cut is rare, and a good time to look at all of the history again.
         by_id = {**cursor, "start": None}
         return build_view(messages, budget, summary=summary, recalled=recalled, cursor=by_id)
-    if cut and budget.clear_tool_results is not None:
-        clear = clear_before(history.messages, budget.clear_tool_results, begin)
-        window = read_window(history, budget, begin=begin, fixed=fixed, clear=clear)
-        # What clearing gains is to last for more than a turn.
-        high = budget.low
-    start = first_shown(history, window, begin=begin, fixed=fixed, high=high, low=budget.low)
+    window, start = found.window, found.start
 
     shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
     while tokens > budget.high and (later := _next_turn(history, start)):
@@ -222,7 +215,7 @@ def build_view(
     def ids(positions: Iterable[int]) -> list[str]:
         return [id_of(history.messages, i) for i in sorted(positions) if i >= start]
 
-    bounds = {tool: i for tool, i in clear.items() if i > start}
+    bounds = {tool: i for tool, i in found.clear.items() if i > start}
     return View(
         messages=shown,
         tokens=tokens,
@@ -230,7 +223,7 @@ def build_view(
             **history.cursor_at(start),
             "cleared": {tool: id_of(history.messages, i - 1) for tool, i in bounds.items()},
         },
-        cut=cut,
+        cut=found.cut,
         orphaned=ids(window.orphaned),
         set_aside=ids(window.set_aside),
         cleared_results={i: m for i in window.cleared if i >= start and (m := window.changes[i])},
@@ -309,14 +302,12 @@ def _fact_line(item: Mapping[str, Any]) -> str:
     return f"- ({day}{note}) {text}"
 
 
-def _clear_again(
-    history: History, budget: ContextBudget, cursor: Mapping[str, Any]
-) -> dict[str, int]:
-    """Return per tool the position before which results were cleared on an earlier turn."""
-    bounds = cursor.get("cleared")
-    if budget.clear_tool_results is None or not isinstance(bounds, Mapping):
+def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:
+    """Return per tool the position before which a view showed results cleared."""
+    last = cursor.get("cleared")
+    if not isinstance(last, Mapping):
         return {}
-    return {tool: after(history.messages, last) for tool, last in bounds.items()}
+    return {tool: after(messages, message_id) for tool, message_id in last.items()}
 
 
 def _next_turn(history: History, position: int) -> int | None:

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from memkit.budget import ContextBudget
 from memkit.history import History
 from memkit.messages import call_ids, orphans
-from memkit.tool_results import ANY_TOOL, as_spoken, cleared, tool_names
+from memkit.tool_results import ANY_TOOL, as_spoken, clear_before, cleared, tool_names
 
 _FIRST_LOOK = 4  # messages that are counted to see how long they are
 
@@ -41,22 +41,71 @@ class Window:
     cleared: list[int] = field(default_factory=list)
 
 
-def read_window(
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a history is made to fit a budget.
+
+    Attributes:
+        window: What of it was read.
+        start: The position from which turns are shown.
+        cut: Whether turns are dropped or results cleared that were not before.
+        clear: Per tool the position before which its results are shown cleared.
+    """
+
+    window: Window
+    start: int
+    cut: bool
+    clear: Mapping[str, int]
+
+
+def fit(
     history: History,
     budget: ContextBudget,
     *,
     begin: int,
     fixed: int,
-    clear: Mapping[str, int] | None = None,
-) -> Window:
-    """Read a history from its end until `begin`, or until it is certain that it does not fit.
+    clear: Mapping[str, int],
+    high: int | None = None,
+) -> Fit:
+    """Decide which turns are shown, and which tool results of them are cleared.
 
     Args:
         history: The history.
-        budget: Above `budget.high` it does not fit.
+        budget: Above `budget.high` tool results are cleared, where the budget says so, and turns
+            are dropped until `budget.low`; the latest turn always stays.
         begin: The first message that may be shown.
         fixed: Tokens of what is shown besides: all system messages, summary, facts.
-        clear: Per tool the position before which its results are shown cleared.
+        clear: What was cleared on earlier turns.
+        high: Another limit in place of `budget.high`.
+    """
+    high = budget.high if high is None else high
+    if budget.clear_tool_results is None:
+        clear = {}
+    window = _read_window(history, budget, begin=begin, fixed=fixed, high=high, clear=clear)
+    cut = window.reached > begin or window.total > high
+    if cut and budget.clear_tool_results is not None:
+        clear = clear_before(history.messages, budget.clear_tool_results, begin)
+        # What clearing gains is to last for more than a turn.
+        high = budget.low
+        window = _read_window(history, budget, begin=begin, fixed=fixed, high=high, clear=clear)
+    start = begin
+    if window.reached > begin or window.total > high:
+        start = _first_shown(history, window, fixed=fixed, low=budget.low)
+    return Fit(window, start, cut, clear)
+
+
+def _read_window(
+    history: History,
+    budget: ContextBudget,
+    *,
+    begin: int,
+    fixed: int,
+    high: int,
+    clear: Mapping[str, int],
+) -> Window:
+    """Read a history from its end until `begin`, or until it is certain that `high` is exceeded.
+
+    The arguments are those of `fit`.
     """
     end = len(history.messages)
     window = Window(end, fixed)
@@ -72,7 +121,7 @@ def read_window(
             start = history.turn_before(start, begin)
         chunk = history.messages[start : window.reached]
         if _has_tool_traffic(chunk):
-            _change_tools(window, chunk, start, latest=latest, budget=budget, clear=clear or {})
+            _change_tools(window, chunk, start, latest=latest, budget=budget, clear=clear)
             found = _shown_sizes(window, chunk, start, budget)
         else:
             found = budget.sizes(chunk)
@@ -82,14 +131,14 @@ def read_window(
         parts.append(found)
         window.total += sum(found)
         window.reached = start
-        if window.total > budget.high:
+        if window.total > high:
             break
         if undecided and window.total > budget.low:
-            if _surely_exceeds(history, begin, window, budget):
+            if _surely_exceeds(history, window, begin=begin, high=high, least=budget.least):
                 break
             undecided = False
         if not history.offset:
-            aim = budget.low if undecided else budget.high
+            aim = budget.low if undecided else high
             each = (window.total - fixed) / (end - start) or 1
             step = max(2, int((aim - window.total) / each))
     for part in reversed(parts):
@@ -97,21 +146,8 @@ def read_window(
     return window
 
 
-def first_shown(
-    history: History, window: Window, *, begin: int, fixed: int, high: int, low: int
-) -> int:
-    """Return the position from which messages are kept: `begin`, or the start of a later turn.
-
-    Args:
-        history: The history.
-        window: What `read_window` returned for the same `begin` and `fixed`.
-        begin: Where the view starts if all of it fits.
-        fixed: Tokens of what is shown besides.
-        high: Above this many tokens the window is cut,
-        low: down to this many; the latest turn always stays.
-    """
-    if window.reached == begin and window.total <= high:
-        return begin
+def _first_shown(history: History, window: Window, *, fixed: int, low: int) -> int:
+    """Return the start of the earliest turn from which the window takes at most `low`."""
     chosen = position = len(history.messages)
     total = fixed
     while position > window.reached:
@@ -122,14 +158,15 @@ def first_shown(
         if total > low and chosen < len(history.messages):
             break
         chosen = position = start
-    return chosen if chosen < len(history.messages) else begin
+    # Without any turn there is nothing to drop.
+    return chosen if chosen < len(history.messages) else window.reached
 
 
-def _surely_exceeds(history: History, begin: int, window: Window, budget: ContextBudget) -> bool:
-    """Return whether the human messages before the window alone take what the budget has left."""
-    if not budget.least:
+def _surely_exceeds(history: History, window: Window, *, begin: int, high: int, least: int) -> bool:
+    """Return whether the human messages before the window alone take what is left."""
+    if not least:
         return False
-    wanted = (budget.high - window.total) // budget.least + 1
+    wanted = (high - window.total) // least + 1
     start = max(begin, window.reached - 4 * wanted)
     before = history.kinds[start - history.offset : window.reached - history.offset]
     return before.count(HumanMessage) >= wanted

@@ -21,8 +21,8 @@ from memkit.summary import (
     extract_summary,
     transcript,
 )
-from memkit.view import checked_summary
-from memkit.window import first_shown, read_window
+from memkit.view import checked_summary, cleared_until
+from memkit.window import fit
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream
@@ -110,17 +110,16 @@ class RollingSummarizer(MemoryNode):
     def _fold_until(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:
         """Return where the turns to fold end; `begin` if there is room for all of them."""
         budget = self.budget
-        history = History.read(messages, self.cursor(visit, "trim"))
+        cursor = self.cursor(visit, "trim")
+        history = History.read(messages, cursor)
         if history.offset > begin:
             history = History.read(messages)
         shown_anyway = [history.messages[i] for i in history.systems]
         fixed = budget.fixed(shown_anyway) + budget.summary_share + _WRAPPER_TOKENS
         if visit.read(self.recalled_key):
             fixed += min(budget.recall_share, budget.high // 2)
-        window = read_window(history, budget, begin=begin, fixed=fixed)
-        end = first_shown(
-            history, window, begin=begin, fixed=fixed, high=budget.high, low=budget.low
-        )
+        clear = cleared_until(history.messages, cursor)
+        end = fit(history, budget, begin=begin, fixed=fixed, clear=clear).start
         return self._one_call(history.messages, begin, end)
 
     def _one_call(self, messages: Sequence[BaseMessage], begin: int, end: int) -> int:
