@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check fuzz bench format clean
 
 demo: $(VENV)/.local ## replay the shipped conversation
 	$(BIN)/memkit demo $(ARGS)
@@ -17,6 +17,12 @@ check: $(VENV)/.dev ## format, lint, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.dev ## what a view promises, on 5,000 conversations
+	MEMKIT_FUZZ=5000 $(BIN)/python -m pytest tests/property/test_view.py $(ARGS)
+
+bench: $(VENV)/.bench ## a benchmark and its options: make bench ARGS="trim --quick"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -32,7 +38,7 @@ $(VENV)/.base: constraints.txt
 	@touch $@
 
 # The build backend is installed above at its pinned version, hence no isolation.
-$(VENV)/.local $(VENV)/.dev: $(VENV)/.%: $(VENV)/.base pyproject.toml constraints.txt
+$(VENV)/.local $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "installing memkit[$*] into $(VENV) (a few minutes the first time)"
 	$(INSTALL) --no-build-isolation -e '.[$*]'
 	@touch $@

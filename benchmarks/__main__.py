@@ -12,8 +12,10 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens",)
+BENCHMARKS = ("tokens", "trim")
 """Modules of this package; each has `run(options) -> Report`."""
+
+DEFAULT_MAX_TOKENS = 800
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # what shells report for SIGINT
@@ -23,8 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a benchmark and return the exit code: 0, 1 after an error, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="benchmarks: %(levelname)s: %(message)s")
-    options = Options(arguments.data, arguments.quick, arguments.plot, arguments.max_tokens)
+    options = Options(
+        arguments.data, arguments.quick, arguments.plot, arguments.max_tokens or DEFAULT_MAX_TOKENS
+    )
     try:
+        if arguments.name == "trim" and (arguments.data or arguments.max_tokens):
+            raise ConfigError(
+                "trim generates its conversations and has fixed budgets; leave out --data and "
+                "--max-tokens"
+            )
         for path in (arguments.json, arguments.plot):
             _check_writable(path)
         if options.plot is not None and options.plot.suffix.lower() != ".png":
@@ -48,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=BENCHMARKS, help="what to measure")
     parser.add_argument(
-        "--data", type=Path, metavar="PATH", help="a LoCoMo file; default: the shipped story"
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="tokens: a LoCoMo file; default: the shipped story",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a small part in memory, to see that all runs"
@@ -56,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="save a picture (PNG) there")
     parser.add_argument(
-        "--max-tokens", type=_positive, default=800, metavar="N", help="the budget; default: 800"
+        "--max-tokens",
+        type=_positive,
+        metavar="N",
+        help=f"tokens: the budget; default: {DEFAULT_MAX_TOKENS}",
     )
     return parser
 

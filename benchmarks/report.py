@@ -4,9 +4,10 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,23 +73,36 @@ def write(report: Report, path: Path) -> None:
     path.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
 
 
+_WIDE = 100
+
+
 def table(report: Report) -> str:
-    """Return the figures as text: one row per metric, one column per system."""
+    """Return the figures as text: one row per metric, one column per system.
+
+    In a wide table the names of systems are broken at their spaces.
+    """
     metrics = dict.fromkeys(name for figures in report.systems.values() for name in figures)
-    rows = [[report.bench, *report.systems]]
+    heads = [[report.bench, *report.systems]]
+    rows = []
     for metric in metrics:
         cells = [_figure(figures.get(metric)) for figures in report.systems.values()]
         rows.append([metric, *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    if sum(_widths(heads + rows)) + 2 * len(report.systems) > _WIDE:
+        words = [[report.bench], *(name.split(" ") for name in report.systems)]
+        heads = [list(line) for line in zip_longest(*words, fillvalue="")]
+    widths = _widths(heads + rows)
+    rule = ["-" * width for width in widths]
+    return "\n".join(
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+        for row in [*heads, rule, *rows]
+    )
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def _figure(value: float | None) -> str:

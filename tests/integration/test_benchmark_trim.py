@@ -48,8 +48,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "trim", "--quick"]
-        + ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")],
+        [
+            *(sys.executable, "-m", "benchmarks", "trim", "--quick"),
+            *("--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")),
+        ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")},
         capture_output=True,
@@ -250,17 +252,19 @@ def test_bad_systems_are_caught() -> None:
 
 
 def test_shared_prefixes_count_whole_messages_as_they_are_sent() -> None:
-    copies = [message.model_copy(update={"id": "another"}) for message in (RULES, HUMAN)]
-    longer = [*copies, AIMessage("Here."), HumanMessage("Thanks.")]
-    cut = [RULES, HumanMessage("Thanks.")]
-    renamed = [RULES, HumanMessage("Thanks.", name="Ute")]
-    prompts = [[RULES, HUMAN], longer, cut, renamed, renamed]
+    copies: list[BaseMessage] = [
+        message.model_copy(update={"id": "another"}) for message in (RULES, HUMAN)
+    ]
+    longer: list[BaseMessage] = [*copies, AIMessage("Here."), HumanMessage("Thanks.")]
+    cut: list[BaseMessage] = [RULES, HumanMessage("Thanks.")]
+    renamed: list[BaseMessage] = [RULES, HumanMessage("Thanks.", name="Ute")]
+    prompts: list[list[BaseMessage]] = [[RULES, HUMAN], longer, cut, renamed, renamed]
     totals, shared = shared_prefixes(prompts)
     assert totals == [count_tokens(prompt) for prompt in prompts]
     reply = 3  # tokens that prime the reply and belong to no message
     head = count_tokens([RULES]) - reply
     assert shared == [0, totals[0] - reply, head, head, totals[4] - reply]
-    calls = [[call("a")], [call("b")], [result("a")], [result("b")]]
+    calls: list[list[BaseMessage]] = [[call("a")], [call("b")], [result("a")], [result("b")]]
     assert shared_prefixes(calls)[1] == [0, 0, 0, 0]
 
 
@@ -297,9 +301,9 @@ def test_a_wide_table_breaks_the_names_of_systems() -> None:
     names = (TRIMMER, TRIM, APPROXIMATE, START_ON, TIKTOKEN, LANGMEM)
     lines = table(Report("trim", {name: {"turn_ms_10000": 0.25} for name in names}, 0)).splitlines()
     assert max(map(len, lines)) < 110
-    assert (
-        lines[0].split()
-        == "trim memkit memkit trim_messages trim_messages trim_messages LangMem".split()
-    )
-    assert lines[1].split() == "TokenTrimmer trim approximate start_on tiktoken node".split()
+    peers = ["trim_messages"] * 3
+    assert lines[0].split() == ["trim", "memkit", "memkit", *peers, "LangMem"]
+    assert lines[1].split() == [
+        *("TokenTrimmer", "trim", "approximate", "start_on", "tiktoken", "node")
+    ]
     assert lines[3].split() == ["turn_ms_10000", *["0.25"] * 6]
