@@ -1,14 +1,25 @@
-"""The running summary: what may be committed, its size, and a form that needs no model. Pure."""
+"""The running summary: what it covers, what a call folds, what may be committed. Pure."""
 
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 
-from memkit.messages import speaker_of, text_of
-from memkit.words import content_words, sentences
+from memkit.errors import ConfigError
+from memkit.messages import (
+    after,
+    id_of,
+    position_of,
+    speaker_of,
+    text_of,
+    turn_start_at,
+    turn_starts,
+)
+from memkit.words import sentences
+
+_RECENT = 8  # ids kept beside `through_id`, in case its message is removed
 
 _REFUSAL = re.compile(
     r"^\W*(?:i['’]?m sorry|i am sorry|sorry,? but|i can(?:['’]?t|not)\b|i['’]?m unable|as an ai\b)",
@@ -25,7 +36,6 @@ _CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length", "incomp
 _WITHHELD = {"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content"}
 _CALLING = {"tool_calls", "tool_use", "function_call", "malformed_function_call"}
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_SPECIFIC = re.compile(r"\d|[$€£%@]|\b[A-Z][\w'’-]+(?<!\bI)")
 
 
 class UnusableSummary(Exception):
@@ -52,6 +62,62 @@ def checked_reply(reply: BaseMessage) -> str:
     return text
 
 
+def checked_summary(summary: object) -> Mapping[str, Any] | None:
+    """Return the summary of a state; None for one that is unset or empty.
+
+    Raises:
+        ConfigError: It is not what RollingSummarizer writes.
+    """
+    if not summary:
+        return None
+    if (
+        not isinstance(summary, Mapping)
+        or not isinstance(summary.get("text"), str)
+        or not isinstance(summary.get("through_id"), str)
+    ):
+        raise ConfigError(
+            'a summary is a mapping {"text": "…", "through_id": id of the last message it covers}, '
+            f"got {summary!r:.200}"
+        )
+    return summary
+
+
+def covered_until(
+    messages: Sequence[BaseMessage],
+    summary: Mapping[str, Any] | None,
+    place: Mapping[str, Any],
+) -> int:
+    """Return the position before which a summary stands for the messages, the start of a turn.
+
+    Where its last message is gone, the first message that it does not cover marks the place, or
+    the last one of a few before. If none of them is left, neither is anything that it covers: what
+    is removed from a history goes from its beginning.
+
+    Args:
+        messages: The whole history.
+        summary: The summary of the state.
+        place: What `place_of` returned when it was written.
+    """
+    if not summary:
+        return 0
+    end = after(messages, summary["through_id"])
+    if not end:
+        end = position_of(messages, place.get("next_id")) or 0
+    recent = place.get("recent")
+    if not end and isinstance(recent, list):
+        end = next((found for i in reversed(recent) if (found := after(messages, i))), 0)
+    # A boundary that someone's edit left inside a turn shows that turn whole.
+    return turn_start_at(messages, end)
+
+
+def place_of(messages: Sequence[BaseMessage], end: int) -> dict[str, Any]:
+    """Return ids around the end of what a summary covers, to find the place again."""
+    return {
+        "next_id": id_of(messages, end) if end < len(messages) else None,
+        "recent": [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)],
+    }
+
+
 def cut_sentences(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
     """Return the first whole sentences of a text that fit, "" if not even one does."""
     kept: list[str] = []
@@ -62,67 +128,69 @@ def cut_sentences(text: str, max_tokens: int, count: Callable[[str], int]) -> st
     return " ".join(kept)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one model call folds: some text, and where the turns end that it completes, if any."""
+
+    text: str
+    end: int | None
+
+
+def parts(
+    messages: Sequence[BaseMessage],
+    begin: int,
+    end: int,
+    room: int,
+    count: Callable[[str], int],
+) -> list[Part]:
+    """Divide the turns of a fold into calls: as many whole turns as fit, a giant one in pieces.
+
+    Args:
+        messages: The whole history.
+        begin: The first message to fold.
+        end: The start of the first turn that is not folded.
+        room: The most tokens of one call's turns.
+        count: Tokens of a text.
+    """
+    found: list[Part] = []
+    text, size, at = "", 0, begin
+    for stop in [*(i for i in turn_starts(messages[:end], begin + 1)), end]:
+        turn = transcript(messages[at:stop])
+        tokens = count(turn) + 1
+        if text and size + tokens > room:
+            found.append(Part(text, at))
+            text, size = "", 0
+        if tokens > room:
+            *chunks, turn = _pieces(turn, room, count)
+            found += [Part(chunk, None) for chunk in chunks]
+            tokens = count(turn) + 1
+        text, size, at = f"{text}\n{turn}".strip(), size + tokens, stop
+    return [*found, Part(text, end)]
+
+
+def _pieces(text: str, room: int, count: Callable[[str], int]) -> list[str]:
+    """Cut a text where a line, a sentence or a word ends, so that each piece fits."""
+    if len(text) < 2 or count(text) <= room:
+        return [text]
+    middle = len(text) // 2
+    for mark in ("\n", ". ", " "):
+        cut = text.rfind(mark, len(text) // 4, middle) + len(mark)
+        if cut >= len(mark):
+            break
+    else:
+        cut = middle
+    return [*_pieces(text[:cut], room, count), *_pieces(text[cut:], room, count)]
+
+
 def transcript(messages: Sequence[BaseMessage]) -> str:
     """Return messages as lines `speaker: text`; tool results are named as such."""
     lines = []
     for message in messages:
         text = text_of(message).strip()
+        if isinstance(message, SystemMessage):  # stays in the view
+            continue
         if isinstance(message, ToolMessage):
             lines.append(f"tool {message.name or 'result'}: {text[:2000]}")
         elif text:
             lines.append(f"{speaker_of(message)}: {text}")
     return "\n".join(lines)
-
-
-def extract_summary(
-    previous: str,
-    messages: Sequence[BaseMessage],
-    max_tokens: int,
-    count: Callable[[str], int],
-) -> str:
-    """Return the most telling sentences of a record and the turns after it, in their order.
-
-    A sentence counts by the rare words in it, by names, numbers and dates, and by who said it (what
-    a person says outweighs the reply). Questions and small talk go first. Every line of the result
-    is a sentence that was said, with its speaker, so that folding it again works the same way.
-
-    Args:
-        previous: The record so far, as this function returned it; "" at the start.
-        messages: The turns to fold in.
-        max_tokens: The most tokens of the result.
-        count: Tokens of a text.
-    """
-    lines = [line for line in previous.splitlines() if line.strip()]
-    for message in messages:
-        if not isinstance(message, ToolMessage):
-            who = speaker_of(message)
-            human = isinstance(message, HumanMessage)
-            lines.extend(
-                f"{who}: {s}" if human or who != "assistant" else f"assistant: {s}"
-                for s in sentences(text_of(message))
-            )
-    lines = list(dict.fromkeys(lines))
-    frequency = Counter(word for line in lines for word in content_words(line))
-
-    def value(line: str) -> float:
-        said = line.partition(": ")[2] or line
-        found = content_words(said)
-        rarity = sum(1 / math.sqrt(frequency[w]) for w in found if w in frequency)
-        specific = len(_SPECIFIC.findall(said[1:]))
-        score = rarity + 1.5 * min(specific, 6)
-        if said.endswith("?"):
-            score *= 0.3
-        if line.startswith("assistant: "):
-            score *= 0.5
-        # Long sentences would otherwise win by length alone.
-        return score / math.sqrt(len(found) + 3)
-
-    ranked = sorted(range(len(lines)), key=lambda i: (-value(lines[i]), -i))
-    sizes = [count(line) + 1 for line in lines]
-    kept: set[int] = set()
-    left = max_tokens
-    for i in ranked:
-        if sizes[i] <= left:
-            kept.add(i)
-            left -= sizes[i]
-    return "\n".join(lines[i] for i in sorted(kept))

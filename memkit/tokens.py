@@ -196,11 +196,12 @@ class TokenCounter:
         tokens = PER_MESSAGE + self.text(_role(message))
         # Remembered as a message, not as a text besides.
         tokens += self._encode(content) if isinstance(content, str) else self._parts(message)
-        if message.name:
-            tokens += PER_NAME + self.text(message.name)
-        if isinstance(message, ToolMessage):
-            tokens += self.text(message.tool_call_id)
-        elif isinstance(message, AIMessage):
+        fields = message.__dict__
+        if name := fields.get("name"):
+            tokens += PER_NAME + self.text(name)
+        if answered := fields.get("tool_call_id"):
+            tokens += self.text(answered)
+        if message.__class__ is not HumanMessage and isinstance(message, AIMessage):
             tokens += self._calls(message)
         return tokens
 
@@ -298,11 +299,13 @@ def _for_model(model: str) -> TokenCounter:
 
 
 def _role(message: BaseMessage) -> str:
-    if isinstance(message, ChatMessage):
+    if message.__class__ not in _PLAIN and isinstance(message, ChatMessage):
         return message.role
     # How langchain-openai marks a developer message.
-    if role := message.additional_kwargs.get("__openai_role__"):
-        return str(role)
+    if given := message.additional_kwargs:
+        role = given.get("__openai_role__")
+        if role:
+            return str(role)
     return _ROLES.get(message.type, message.type)
 
 

@@ -21,9 +21,10 @@ from memkit import prompts
 from memkit.budget import ContextBudget
 from memkit.errors import BudgetTooSmall, ConfigError
 from memkit.history import History
-from memkit.messages import after, id_of, turn_start_at
+from memkit.messages import id_of
+from memkit.summary import checked_summary, covered_until
 from memkit.tool_results import shorten_tools
-from memkit.window import Window, fit
+from memkit.window import Window, cleared_until, fit
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
@@ -125,12 +126,14 @@ def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseM
     if not isinstance(state, Mapping) and not hasattr(state, "messages"):
         raise ConfigError(f"a state is a mapping or an object with messages, got {state!r:.200}")
     memory = read("memory")
+    entries = memory if isinstance(memory, Mapping) else {}
     return build_view(
         read("messages") or [],
         budget,
         summary=read("summary"),
         recalled=read("recalled") or [],
-        cursor=memory.get("trim") if isinstance(memory, Mapping) else None,
+        cursor=entries.get("trim"),
+        place=entries.get("summarize"),
     ).messages
 
 
@@ -141,6 +144,7 @@ def build_view(
     summary: Mapping[str, Any] | None = None,
     recalled: Sequence[Mapping[str, Any]] = (),
     cursor: Mapping[str, Any] | None = None,
+    place: Mapping[str, Any] | None = None,
 ) -> View:
     """Build the view that `trim`, `context` and TokenTrimmer return.
 
@@ -150,6 +154,7 @@ def build_view(
         summary: `{"text", "through_id"}`; stands for every message up to and including that one.
         recalled: Memories, best first; as many as fit their share are shown.
         cursor: `View.cursor` of the last turn; the view starts there again as long as it fits.
+        place: `memory["summarize"]`, which finds `through_id` again if its message is gone.
 
     Raises:
         BudgetTooSmall: What must stay does not fit, even without summary and facts.
@@ -163,12 +168,7 @@ def build_view(
     cursor = cursor if isinstance(cursor, Mapping) else {}
     summary = checked_summary(summary)
     history = History.read(messages, cursor)
-    # A boundary that someone's edit left inside a turn shows that turn whole.
-    covered = (
-        turn_start_at(history.messages, after(history.messages, summary["through_id"]))
-        if summary
-        else 0
-    )
+    covered = covered_until(history.messages, summary, place or {})
     begin = max(covered, history.start)
     facts = _facts_that_fit(recalled, budget)
     left_out = ["facts"] if len(facts) < len(recalled) else []
@@ -179,7 +179,9 @@ def build_view(
     if found.cut and history.offset:
         # A cut is rare, and a good time to look at all of the history again.
         by_id = {**cursor, "start": None}
-        return build_view(messages, budget, summary=summary, recalled=recalled, cursor=by_id)
+        return build_view(
+            messages, budget, summary=summary, recalled=recalled, cursor=by_id, place=place
+        )
     window, start = found.window, found.start
 
     shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
@@ -235,26 +237,6 @@ def build_view(
     )
 
 
-def checked_summary(summary: object) -> Mapping[str, Any] | None:
-    """Return the summary of a state; None for one that is unset or empty.
-
-    Raises:
-        ConfigError: It is not what RollingSummarizer writes.
-    """
-    if not summary:
-        return None
-    if (
-        not isinstance(summary, Mapping)
-        or not isinstance(summary.get("text"), str)
-        or not isinstance(summary.get("through_id"), str)
-    ):
-        raise ConfigError(
-            'a summary is a mapping {"text": "…", "through_id": id of the last message it covers}, '
-            f"got {summary!r:.200}"
-        )
-    return summary
-
-
 def _extras(summary: Mapping[str, Any] | None, facts: Sequence[str]) -> list[BaseMessage]:
     """Return the summary message and the facts message, each only if it has something to say."""
     extras: list[BaseMessage] = []
@@ -300,14 +282,6 @@ def _fact_line(item: Mapping[str, Any]) -> str:
         "expired": ", expired",
     }.get(str(item.get("freshness")), "")
     return f"- ({day}{note}) {text}"
-
-
-def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:
-    """Return per tool the position before which a view showed results cleared."""
-    last = cursor.get("cleared")
-    if not isinstance(last, Mapping):
-        return {}
-    return {tool: after(messages, message_id) for tool, message_id in last.items()}
 
 
 def _next_turn(history: History, position: int) -> int | None:

@@ -6,12 +6,13 @@ A history is read from its end, and only as far as the budget reaches.
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from memkit.budget import ContextBudget
 from memkit.history import History
-from memkit.messages import call_ids, orphans
+from memkit.messages import after, call_ids, orphans
 from memkit.tool_results import ANY_TOOL, as_spoken, clear_before, cleared, tool_names
 
 _FIRST_LOOK = 4  # messages that are counted to see how long they are
@@ -92,6 +93,14 @@ def fit(
     if window.reached > begin or window.total > high:
         start = _first_shown(history, window, fixed=fixed, low=budget.low)
     return Fit(window, start, cut, clear)
+
+
+def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:
+    """Return per tool the position before which a view showed results cleared."""
+    last = cursor.get("cleared")
+    if not isinstance(last, Mapping):
+        return {}
+    return {tool: after(messages, message_id) for tool, message_id in last.items()}
 
 
 def _read_window(

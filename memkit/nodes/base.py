@@ -15,7 +15,7 @@ from langgraph.store.base import BaseStore
 
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
-from memkit.messages import after, id_of, now_of
+from memkit.messages import after, id_of, now_of, turn_start_at
 
 Update: TypeAlias = dict[str, Any]
 
@@ -26,6 +26,8 @@ TURNS_NAMESPACE = ("users", "{user_id}", "turns")
 # node to learn which channels its graph has. tests/contract holds it to that.
 READ_CHANNEL = "__pregel_read"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+READERS = ("extract", "record")
+"""The entries of nodes that read a message once: until then it must stay in the history."""
 _RECENT = 8  # ids kept beside a cursor, in case its message is removed
 
 
@@ -255,6 +257,12 @@ class MemoryNode(Runnable[Any, Update]):
         recent = [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)]
         through = id_of(messages, end - 1)
         return self.with_cursor(visit, entry, {"through_id": through, "recent": recent})
+
+    def read_by_all(self, visit: Visit, messages: Sequence[BaseMessage], limit: int) -> int:
+        """Return the start of the last turn up to `limit` before which every reader has read."""
+        readers = [entry for entry in READERS if entry in self.cursors(visit)]
+        read = [self.unread(visit, entry, messages) for entry in readers]
+        return limit if min([limit, *read]) == limit else turn_start_at(messages, min(read))
 
     def cursors(self, visit: Visit) -> Mapping[str, Any]:
         """Return the entries of all nodes.

@@ -11,7 +11,7 @@ from langgraph.store.base import SearchItem, SearchOp
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
 from memkit.facts import Fact, StalenessPolicy
-from memkit.messages import after, id_of, position_of, text_of, turn_start_at
+from memkit.messages import id_of, position_of, text_of
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     TURNS_NAMESPACE,
@@ -22,7 +22,7 @@ from memkit.nodes.base import (
     check_type,
 )
 from memkit.state import Freshness, Recalled, Source
-from memkit.view import checked_summary
+from memkit.summary import checked_summary, covered_until
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class MemoryRecall(MemoryNode):
         """Return ids of this thread's messages that the model sees as they were said."""
         start = position_of(messages, self.cursor(visit, "trim").get("start_id")) or 0
         summary = checked_summary(visit.read(self.summary_key))
-        covered = turn_start_at(messages, after(messages, summary["through_id"])) if summary else 0
+        covered = covered_until(messages, summary, self.cursor(visit, "summarize"))
         return {id_of(messages, i) for i in range(max(covered, start), len(messages))}
 
     def _recalled(self, source: Source, item: SearchItem, now: datetime) -> Recalled:

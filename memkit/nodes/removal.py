@@ -12,6 +12,7 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.types import Overwrite
 
 from memkit.errors import ConfigError
+from memkit.history import History
 from memkit.messages import id_of
 from memkit.nodes.base import READ_CHANNEL
 
@@ -43,6 +44,12 @@ def way_to_remove(config: RunnableConfig, key: str) -> Way:
             )
         return "by id"
     return "by id" if channel is None else "replace"
+
+
+def removable(history: History, limit: int) -> list[int]:
+    """Return positions of the messages before a limit that may go: system messages stay."""
+    systems = set(history.systems)
+    return [i for i in range(limit) if i not in systems]
 
 
 def removal(

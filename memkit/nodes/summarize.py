@@ -1,57 +1,90 @@
 """RollingSummarizer: old turns become a running summary."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langgraph.errors import GraphBubbleUp
 
 from memkit import prompts
 from memkit.budget import ContextBudget
-from memkit.effects import AskModel, Body
+from memkit.effects import AskModel, Body, EmbedTexts
+from memkit.errors import ConfigError
+from memkit.extractive import candidate_lines, choose_lines
 from memkit.history import History
-from memkit.messages import after, id_of, turn_starts
+from memkit.messages import call_ids, id_of, text_of, turn_start_at
 from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
+from memkit.nodes.removal import removable, removal, way_to_remove
 from memkit.summary import (
+    Part,
     UnusableSummary,
     checked_reply,
+    checked_summary,
+    covered_until,
     cut_sentences,
-    extract_summary,
-    transcript,
+    parts,
+    place_of,
 )
-from memkit.view import checked_summary, cleared_until
-from memkit.window import fit
+from memkit.window import cleared_until, fit
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream
 _STRICTER = "- Your last record was too long. Keep only what later turns cannot do without."
 _WRAPPER_TOKENS = 32  # the heading of the summary in the view and its message overhead, rounded up
+_PROMPT_TOKENS = 600  # the instructions, and the record so far beside its share, rounded up
+_USUAL_WINDOW = 8_000  # tokens; chat models of recent years take more
+_LONGEST_WAIT = 15  # turns without a call, after many failed ones
 
 
 class RollingSummarizer(MemoryNode):
     """Folds the oldest turns into `summary` once the view would exceed the budget.
 
     It folds whole turns, never the latest, until the view is down to the low watermark. A reply
-    that is empty, cut off, refused or a placeholder, and a call that fails, leave the state as it
-    was: the trimmer keeps the view within budget, and the next turn tries again.
+    that is empty, cut off, refused or a placeholder, and a call that fails or times out, leave the
+    state as it was: the trimmer keeps the view within budget, and the next turn tries again; after
+    further failures it waits for 1, 3, 7 and at most 15 turns in between.
+
+    Behind the reply it works ahead: there it folds from `work_ahead` of the budget on, so that
+    before the next reply there is nothing to do and nobody waits.
 
     Args:
-        model: A chat model, a name for `init_chat_model`, or None for the extractive form.
+        model: A chat model, a name for `init_chat_model`, or None for the extractive form. Give it
+            a time-out of its own.
         budget: The budget that the trimmer uses too.
+        style: "sections" (who, goals, decisions, open points, preferences) or "text".
+        embeddings: For the extractive form: chooses sentences by meaning; None: by their words.
+        window_tokens: The most that one call may be sent; a longer fold takes several calls.
+            Default: what the model's profile says, or 8,000, or `budget.max_tokens` if that is more.
+        work_ahead: The share of the budget above which it folds behind a reply.
+        after_extraction: Fold no turn that FactExtractor has not read, until `backlog_tokens` of
+            such turns wait.
+        backlog_tokens: The bound of that backlog; default: half of the budget.
+        destructive: Also remove folded turns from the history, as TokenTrimmer does.
         summary_key: The state key of the summary.
         recalled_key: The state key of the recalled memories, if the state has one.
         kwargs: See MemoryNode.
 
     State:
-        Reads messages, summary, recalled, memory; writes `summary` and `memory["summarize"]`.
+        Reads messages, summary, recalled, memory; writes `summary` and `memory["summarize"]`:
+        `failures` in a row, turns to `wait`, ids that find the place again if the message
+        `through_id` is removed, and `usage`, the tokens of all calls of the thread. Removes from
+        messages if it is destructive.
 
     Events:
-        `{"memkit": "RollingSummarizer", "folded", "tokens"}` or `{…, "failed": reason}`.
+        `{"memkit": "RollingSummarizer", "folded", "tokens", "calls", "usage", "unextracted",
+        "removed"}` with ids of messages, and `{…, "failed": reason}`.
+
+    Raises:
+        ConfigError: The summary in the state is malformed; it is destructive, and the state cannot
+            remove messages.
 
     Cost:
-        One model call per fold, two if the first reply is too long; none on other turns.
+        One model call per fold, or more for one that exceeds the model's window, each repeated once
+        if the reply is too long; none on other turns.
     """
 
     def __init__(
@@ -59,14 +92,38 @@ class RollingSummarizer(MemoryNode):
         model: BaseChatModel | str | None,
         budget: ContextBudget,
         *,
+        style: Literal["sections", "text"] = "sections",
+        embeddings: Embeddings | None = None,
+        window_tokens: int | None = None,
+        work_ahead: float = 0.8,
+        after_extraction: bool = False,
+        backlog_tokens: int | None = None,
+        destructive: bool = False,
         summary_key: str = "summary",
         recalled_key: str = "recalled",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_type("budget", budget, ContextBudget)
+        for name, value in (("after_extraction", after_extraction), ("destructive", destructive)):
+            check_type(name, value, bool)
+        if style not in ("sections", "text"):
+            raise ConfigError(f'style is "sections" or "text", got {style!r}')
+        if embeddings is not None:
+            check_type("embeddings", embeddings, Embeddings)
+        if type(work_ahead) not in (int, float) or not 0 < work_ahead <= 1:
+            raise ConfigError(f"work_ahead is a share above 0 and up to 1, got {work_ahead!r}")
         self.model = resolve_model(model)
         self.budget = budget
+        self.style = style
+        self.embeddings = embeddings
+        self.work_ahead = work_ahead
+        self.after_extraction = after_extraction
+        self.backlog_tokens = _tokens("backlog_tokens", backlog_tokens, budget.high // 2)
+        profile = getattr(self.model, "profile", None) or {}
+        window = profile.get("max_input_tokens") or max(_USUAL_WINDOW, budget.max_tokens)
+        self.window_tokens = _tokens("window_tokens", window_tokens, window)
+        self.destructive = destructive
         self.summary_key = summary_key
         self.recalled_key = recalled_key
 
@@ -77,91 +134,173 @@ class RollingSummarizer(MemoryNode):
 
     def body(self, visit: Visit) -> Body[Update]:
         """Fold what does not fit; nothing to do on most turns."""
-        messages = self.messages(visit)
+        if self.destructive:
+            # Said on the first turn, not on the one that has something to remove.
+            way = way_to_remove(visit.config, self.messages_key)
         summary = checked_summary(visit.read(self.summary_key))
-        begin = after(messages, summary["through_id"]) if summary else 0
-        end = self._fold_until(visit, messages, begin)
-        fold = [m for m in messages[begin:end] if not isinstance(m, SystemMessage)]
-        if not fold:
-            return {}
-        previous = summary["text"] if summary else ""
-        try:
-            text = yield from self._summarize(visit, previous, fold)
-        except GraphBubbleUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
-            _log.warning("the summary stays as it was: %s", error)
-            visit.emit(failed=str(error))
-            failures = self.cursor(visit, "summarize").get("failures", 0) + 1
-            return self.with_cursor(visit, "summarize", {"failures": failures})
-        tokens = self.budget.count_text(text)
-        visit.emit(folded=[id_of(messages, i) for i in range(begin, end)], tokens=tokens)
-        update = {
-            "text": text,
-            "through_id": id_of(messages, end - 1),
-            "tokens": tokens,
-            "updated_at": self.now(messages).isoformat(),
-        }
-        return {
-            self.summary_key: update,
-            **self.with_cursor(visit, "summarize", {"failures": 0}),
-        }
-
-    def _fold_until(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:
-        """Return where the turns to fold end; `begin` if there is room for all of them."""
-        budget = self.budget
-        cursor = self.cursor(visit, "trim")
-        history = History.read(messages, cursor)
+        entry = self.cursor(visit, "summarize")
+        history = History.read(self.messages(visit), self.cursor(visit, "trim"))
+        begin = covered_until(history.messages, summary, entry)
         if history.offset > begin:
-            history = History.read(messages)
-        shown_anyway = [history.messages[i] for i in history.systems]
-        fixed = budget.fixed(shown_anyway) + budget.summary_share + _WRAPPER_TOKENS
+            history = History.read(history.messages)
+        update: Update = {}
+        end = self._fold_until(visit, history, begin)
+        waiting = entry.get("wait", 0)
+        if end > begin and waiting:
+            update = self.with_cursor(visit, "summarize", {**entry, "wait": waiting - 1})
+        elif end > begin:
+            update = yield from self._fold(visit, history, summary, begin, end)
+            folded = update.get(self.summary_key)
+            begin = covered_until(history.messages, folded, {}) if folded else begin
+        if self.destructive:
+            limit = self.read_by_all(visit, history.messages, begin)
+            gone = removable(history, limit)
+            if gone:
+                update[self.messages_key] = removal(way, history.messages, gone, {})
+                visit.emit(removed=[id_of(history.messages, i) for i in gone])
+        return update
+
+    def _fold_until(self, visit: Visit, history: History, begin: int) -> int:
+        """Return where the turns to fold end; `begin` if there is room for all of them."""
+        budget, messages = self.budget, history.messages
+        fixed = budget.fixed([messages[i] for i in history.systems])
+        fixed += budget.summary_share + _WRAPPER_TOKENS
         if visit.read(self.recalled_key):
             fixed += min(budget.recall_share, budget.high // 2)
-        clear = cleared_until(history.messages, cursor)
-        end = fit(history, budget, begin=begin, fixed=fixed, clear=clear).start
-        return self._one_call(history.messages, begin, end)
-
-    def _one_call(self, messages: Sequence[BaseMessage], begin: int, end: int) -> int:
-        """Return where the fold ends so that it fits one prompt: whole turns, at least one.
-
-        What is left is folded on later turns; after an outage the backlog so never outgrows the
-        model's window.
-        """
-        if self.model is None:
-            return end
-        size, cut = 0, begin
-        for start in [*(i for i in turn_starts(messages) if begin < i < end), end]:
-            size += sum(map(self.budget.count_one, messages[cut:start]))
-            if size > self.budget.high and cut > begin:
-                return cut
-            cut = start
+        replied = (
+            bool(messages) and isinstance(messages[-1], AIMessage) and not call_ids(messages[-1])
+        )
+        high = int(budget.high * self.work_ahead) if replied else budget.high
+        clear = cleared_until(messages, self.cursor(visit, "trim"))
+        found = fit(history, budget, begin=begin, fixed=fixed, clear=clear, high=high)
+        end = found.start
+        if self.after_extraction and end > begin:
+            read = self.unread(visit, "extract", messages)
+            early = turn_start_at(messages, read) if read < end else end
+            waiting = sum(budget.sizes(messages[max(early, begin) : end]))
+            if waiting <= self.backlog_tokens:
+                return max(begin, early)
+            visit.emit(unextracted=[id_of(messages, i) for i in range(max(early, begin), end)])
         return end
 
-    def _summarize(self, visit: Visit, previous: str, fold: Sequence[BaseMessage]) -> Body[str]:
-        limit = self.budget.summary_share
-        if self.model is None:
-            yield from ()
-            return extract_summary(previous, fold, limit, self.budget.count_text)
-        config = {
-            **visit.config,
-            "tags": [*(visit.config.get("tags") or []), _NOSTREAM],
+    def _fold(
+        self,
+        visit: Visit,
+        history: History,
+        summary: Mapping[str, Any] | None,
+        begin: int,
+        end: int,
+    ) -> Body[Update]:
+        """Return the update for a new summary, as far as the calls succeed."""
+        messages = history.messages
+        entry = self.cursor(visit, "summarize")
+        usage: Counter[str] = Counter(entry.get("usage") or {})
+        spent: Counter[str] = Counter()
+        committed = text = summary["text"] if summary else ""
+        done, failure = begin, ""
+        for part in self._parts(messages, begin, end):
+            try:
+                if self.model is None:
+                    text = yield from self._choose(text, messages[begin:end], messages[end:])
+                elif part.text:
+                    text = yield from self._ask(visit, text, part.text, spent)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
+                _log.warning("the summary stays as it was: %s", error)
+                failure = str(error) or type(error).__name__
+                break
+            if part.end is not None:
+                committed, done = text, part.end
+        failures = entry.get("failures", 0) + 1 if failure else 0
+        values: dict[str, Any] = {
+            **entry,
+            "failures": failures,
+            "wait": min(2 ** (failures - 1) - 1, _LONGEST_WAIT) if failure else 0,
+            "usage": dict(usage + spent),
         }
+        update: Update = {}
+        if done > begin:
+            tokens = self.budget.count_text(committed)
+            visit.emit(
+                folded=[id_of(messages, i) for i in range(begin, done)],
+                tokens=tokens,
+                calls=spent["calls"],
+                usage=dict(spent),
+            )
+            update[self.summary_key] = {
+                "text": committed,
+                "through_id": id_of(messages, done - 1),
+                "tokens": tokens,
+                "updated_at": self.now(messages).isoformat(),
+            }
+            values |= place_of(messages, done)
+        if failure:
+            visit.emit(failed=failure, usage=dict(spent))
+        return {**update, **self.with_cursor(visit, "summarize", values)}
+
+    def _parts(self, messages: Sequence[BaseMessage], begin: int, end: int) -> Iterable[Part]:
+        if self.model is None:
+            return [Part("", end)]
+        room = self.window_tokens - _PROMPT_TOKENS - 2 * self.budget.summary_share
+        room = max(room, self.window_tokens // 4)
+        return parts(messages, begin, end, room, self.budget.count_text)
+
+    def _choose(
+        self, previous: str, fold: Sequence[BaseMessage], later: Sequence[BaseMessage]
+    ) -> Body[str]:
+        """Return the record without a model: the most telling of its lines and the new ones."""
+        lines = candidate_lines(previous, fold)
+        vectors = None
+        if self.embeddings is not None and lines:
+            vectors = yield EmbedTexts(self.embeddings, lines)
+        return choose_lines(
+            lines,
+            vectors=vectors,
+            later=[text_of(message) for message in later],
+            max_tokens=self.budget.summary_share,
+            count=self.budget.count_text,
+        )
+
+    def _ask(self, visit: Visit, previous: str, news: str, spent: Counter[str]) -> Body[str]:
+        """Return the record that the model writes; once more, stricter, if it is too long."""
+        limit = self.budget.summary_share
+        config = {**visit.config, "tags": [*(visit.config.get("tags") or []), _NOSTREAM]}
         text = ""
         for strictness in ("", _STRICTER):
             prompt = [
                 SystemMessage(
-                    # English runs at about 0.75 words a token; the rest is slack.
-                    prompts.fill("summarize", words=int(limit * 0.6), strictness=strictness)
+                    prompts.fill(
+                        "summarize",
+                        # English runs at about 0.75 words a token; the rest is slack.
+                        words=int(limit * 0.6),
+                        form=prompts.fill(f"summarize_{self.style}"),
+                        strictness=strictness,
+                    )
                 ),
-                HumanMessage(
-                    f"Record so far:\n{previous or '(none yet)'}\n\nNew turns:\n{transcript(fold)}"
-                ),
+                HumanMessage(f"Record so far:\n{previous or '(none yet)'}\n\nNew turns:\n{news}"),
             ]
-            text = checked_reply((yield AskModel(self.model, prompt, config)))  # type: ignore[arg-type]
+            reply = yield AskModel(self.model, prompt, config)  # type: ignore[arg-type]
+            spent.update({"calls": 1, **_usage(reply)})
+            text = checked_reply(reply)
             if self.budget.count_text(text) <= limit:
                 return text
         shorter = cut_sentences(text, limit, self.budget.count_text)
         if not shorter:
             raise UnusableSummary(f"no sentence of it fits {limit} tokens")
         return shorter
+
+
+def _usage(reply: BaseMessage) -> dict[str, int]:
+    """Return the tokens that the provider says a call took, if it says so."""
+    found = getattr(reply, "usage_metadata", None) or {}
+    names = ("input_tokens", "output_tokens")
+    return {name: found[name] for name in names if isinstance(found.get(name), int)}
+
+
+def _tokens(name: str, value: int | None, default: int) -> int:
+    if value is None:
+        return default
+    if type(value) is not int or value <= 0:
+        raise ConfigError(f"{name} is a positive number of tokens, got {value!r}")
+    return value

@@ -4,13 +4,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 
 from memkit.budget import ContextBudget
 from memkit.effects import Body, StoreBatch
-from memkit.messages import id_of, turn_start_at
+from memkit.messages import id_of
 from memkit.nodes.base import MemoryNode, Update, Visit, check_namespace, check_type
-from memkit.nodes.removal import removal, way_to_remove
+from memkit.nodes.removal import removable, removal, way_to_remove
 from memkit.nodes.results import RESULTS_NAMESPACE, stored
 from memkit.tool_results import is_cleared
 from memkit.view import View, build_view
@@ -96,13 +96,14 @@ class TokenTrimmer(MemoryNode):
             summary=visit.read(self.summary_key),
             recalled=visit.read(self.recalled_key) or [],
             cursor=before,
+            place=self.cursor(visit, "summarize"),
         )
         cursor = view.cursor
         update: Update = {self.output_key: view.messages}
         gone: list[int] = []
         if self.destructive:
             messages = view.history.messages
-            gone, replaced = self._to_remove(visit, view)
+            gone, replaced = self._may_go(visit, view), view.cleared_results
             results = [messages[i] for i in (*gone, *replaced)]
             if namespace is not None:
                 puts = [
@@ -145,24 +146,11 @@ class TokenTrimmer(MemoryNode):
         _ = visit.store
         return visit.namespace(self.results_namespace)
 
-    def _to_remove(self, visit: Visit, view: View) -> tuple[list[int], dict[int, BaseMessage]]:
-        """Return positions of messages that may go, and what replaces cleared results."""
-        messages = view.history.messages
-        limits = [view.start]
-        entries = self.cursors(visit)
-        if visit.read(self.summary_key) or "summarize" in entries:
-            limits.append(view.covered)
-        limits += [
-            self.unread(visit, entry, messages)
-            for entry in ("extract", "record")
-            if entry in entries
-        ]
-        limit = min(limits)
-        if limit < view.start:
-            limit = turn_start_at(messages, limit)
-        systems = set(view.history.systems)
-        gone = [i for i in range(limit) if i not in systems]
-        return gone, dict(view.cleared_results)
+    def _may_go(self, visit: Visit, view: View) -> list[int]:
+        """Return positions of messages that the view dropped and that nobody waits for."""
+        folded = visit.read(self.summary_key) or "summarize" in self.cursors(visit)
+        limit = view.covered if folded else view.start
+        return removable(view.history, self.read_by_all(visit, view.history.messages, limit))
 
 
 def _moved(cursor: dict[str, Any], gone: Sequence[int]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from memkit.tool_results import CLEARED
 from tests.conversations import assert_valid, model_calls
 from tests.fakes import HashEmbeddings
 from tests.graphs import config
+from tests.scripted import ScriptedModel
 
 BUDGET = ContextBudget(400)
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
@@ -280,40 +281,34 @@ def test_messages_without_ids_are_not_removed() -> None:
 
 
 def test_what_is_not_yet_read_or_folded_waits() -> None:
-    class Failing(RollingSummarizer):
-        def _summarize(self, *_: Any) -> Any:
-            yield from ()
-            raise ConnectionError("no model today")
+    def away(_: Any) -> AIMessage:
+        raise ConnectionError("no model today")
 
     store = memory_store()
+    saver = InMemorySaver()
     trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
-    graph = trimming(
-        MemoryState, trimmer, FactExtractor(None), TurnRecorder(), before=[Failing(None, BUDGET)]
-    )
-    app = graph.compile(checkpointer=InMemorySaver(), store=store)
+
+    def graph(model: ScriptedModel | None) -> Any:
+        before = [RollingSummarizer(model, BUDGET)]
+        behind = FactExtractor(None), TurnRecorder()
+        builder = trimming(MemoryState, trimmer, *behind, before=before)
+        return builder.compile(checkpointer=saver, store=store)
+
     for n in range(8):
-        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+        values = graph(ScriptedModel(away)).invoke({"messages": tool_turn(n)}, config("t"))
     assert [m.id for m in values["messages"]] == [m.id for n in range(8) for m in tool_turn(n)]
     assert BUDGET.count(values["llm_input_messages"]) <= 400
 
-    # The same thread, with a model that works again.
-    graph = trimming(
-        MemoryState,
-        trimmer,
-        FactExtractor(None),
-        TurnRecorder(),
-        before=[RollingSummarizer(None, BUDGET)],
-    )
-    app = graph.compile(checkpointer=app.checkpointer, store=store)
-    values = app.invoke({"messages": tool_turn(8)}, config("t"))
-    assert values["messages"][0].id != "h0"
-    assert values["summary"]["through_id"] not in {m.id for m in values["messages"]}
-    kept = app.invoke({"messages": tool_turn(9)}, config("t"))
+    # The same thread, with a summarizer that works again, after the turns that it waits.
+    for n in range(8, 20):
+        values = graph(None).invoke({"messages": tool_turn(n)}, config("t"))
+        ids = [m.id for m in values["messages"]]
+        assert len(ids) == len(set(ids))
+    assert "h0" not in ids
+    assert values["summary"]["through_id"] not in ids
     texts = store.search(("users", "ann@example%2Ecom", "turns"), limit=100)
-    said = [m for n in range(10) for m in tool_turn(n) if m.id and m.id[0] in "he"]
+    said = [m for n in range(20) for m in tool_turn(n) if m.id and m.id[0] in "he"]
     assert len(texts) == len(said), "every turn was recorded once"
-    ids = [m.id for m in kept["messages"]]
-    assert len(ids) == len(set(ids))
 
 
 # -- tool results that went --------------------------------------------------------------------

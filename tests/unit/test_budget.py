@@ -49,10 +49,7 @@ def test_a_model_that_does_not_say_its_window_needs_a_number() -> None:
         ContextBudget(model=openai("unheard-of"))
     with pytest.raises(ConfigError, match="profile of 'ScriptedModel'"):
         ContextBudget(model=ScriptedModel("yes"))
-    assert (
-        ContextBudget(900, model=ScriptedModel("yes")).tokens.encoding_name
-        == "o200k_base"
-    )
+    assert ContextBudget(900, model=ScriptedModel("yes")).tokens.encoding_name == "o200k_base"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+"""No turn is lost, folded twice or cut, whatever the model does. On every prefix of conversations."""
+
+import asyncio
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+
+from memkit import ContextBudget, RollingSummarizer, TokenTrimmer
+from memkit.errors import BudgetTooSmall
+from memkit.messages import text_of
+from memkit.summary import covered_until
+from tests.conversations import assert_valid, conversations, model_calls
+from tests.property.test_view import latest, many
+from tests.scripted import ScriptedModel
+
+GOOD = "They spoke of orders and parcels. One is on its way."
+
+
+def good(_: Sequence[BaseMessage]) -> AIMessage:
+    return AIMessage(GOOD)
+
+
+def hangs(_: Sequence[BaseMessage]) -> AIMessage:
+    raise TimeoutError("no answer within 30 s")
+
+
+def breaks(_: Sequence[BaseMessage]) -> AIMessage:
+    raise ConnectionError("connection reset")
+
+
+def says(text: str, **metadata: Any) -> Any:
+    return lambda _: AIMessage(text, response_metadata=metadata)
+
+
+behaviours = [
+    good,
+    hangs,
+    breaks,
+    says(""),
+    says("\n \t"),
+    says("[summary]"),
+    says("Error: rate limit reached"),
+    says("I'm sorry, I cannot help with that."),
+    says("They spoke of orders, and the", finish_reason="length"),
+    says(" ".join(f"Sentence {n} of a record that never ends." for n in range(400))),
+    says("no full stop in sight " * 800),
+]
+
+budgets = st.builds(
+    lambda tokens, low, keep, clear: ContextBudget(
+        tokens,
+        low_water=low,
+        summary_tokens=80,
+        keep_tool_traffic=keep,
+        clear_tool_results=clear,
+    ),
+    st.integers(300, 900) | st.integers(900, 4_000),
+    st.sampled_from([0.3, 0.6]),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+)
+
+
+class Thread:
+    """A conversation that goes through the summarizer and the trimmer, as in a graph."""
+
+    def __init__(self, model: ScriptedModel | None, budget: ContextBudget, window: int) -> None:
+        self.budget = budget
+        self.summarizer = RollingSummarizer(model, budget, window_tokens=window)
+        self.trimmer = TokenTrimmer(budget)
+        self.state: dict[str, Any] = {"memory": {}, "summary": None}
+
+    def turn(self, messages: list[BaseMessage], *, asynchronous: bool = False) -> bool:
+        """Add what is new, and return whether the latest turn fits."""
+        self.state["messages"] = messages
+        update = (
+            asyncio.run(self.summarizer.ainvoke(self.state))
+            if asynchronous
+            else self.summarizer.invoke(self.state)
+        )
+        self.state |= update
+        try:
+            self.state |= self.trimmer.invoke(self.state)
+        except BudgetTooSmall:
+            return False
+        return True
+
+    @property
+    def covered(self) -> int:
+        memory = self.state["memory"]
+        return covered_until(
+            self.state["messages"], self.state["summary"], memory.get("summarize", {})
+        )
+
+    @property
+    def kept(self) -> bytes:
+        return pickle.dumps((self.state["summary"], self.state["memory"]))
+
+
+@many
+@given(
+    conversations(max_turns=12),
+    budgets,
+    st.lists(st.sampled_from(behaviours), min_size=1, max_size=12),
+    st.sampled_from([500, 2_000, 8_000]),
+    st.booleans(),
+)
+def test_every_message_is_shown_or_folded_once_or_waits(
+    messages: list[BaseMessage],
+    budget: ContextBudget,
+    answers: list[Any],
+    window: int,
+    asynchronous: bool,
+) -> None:
+    calls = iter(range(10**6))
+    model = ScriptedModel(lambda prompt: answers[next(calls) % len(answers)](prompt))
+    thread = Thread(model, budget, window)
+    before = 0
+    for prefix in model_calls(messages):
+        asked = len(model.prompts)
+        previous = thread.state["summary"]
+        fits = thread.turn(prefix, asynchronous=asynchronous)
+        covered = thread.covered
+        # The record only moves on, by whole turns, and never to the latest.
+        assert before <= covered <= latest(prefix)
+        assert covered in (0, before) or isinstance(prefix[covered], HumanMessage | SystemMessage)
+        summary = thread.state["summary"]
+        if covered == before:
+            assert summary == previous
+        else:
+            assert budget.count_text(summary["text"]) <= budget.summary_share
+            assert not summary["text"].startswith(("Error", "I'm sorry", "["))
+            news = "".join(text_of(prompt[-1]) for prompt in model.prompts[asked:])
+            said = "".join(news.split())
+            for message in prefix[before:covered]:
+                if isinstance(message, HumanMessage):
+                    text = "".join(text_of(message).split())
+                    assert text[:40] in said
+        before = covered
+        if not fits:
+            continue
+        shown = {m.id for m in thread.state["llm_input_messages"]}
+        assert_valid(thread.state["llm_input_messages"])
+        assert budget.count(thread.state["llm_input_messages"]) <= budget.high
+        entry = thread.state["memory"]["trim"]
+        rest = [m for m in prefix[covered:] if not isinstance(m, SystemMessage)]
+        aside = entry["set_aside"] if budget.keep_tool_traffic is False else 0
+        missing = [m for m in rest if m.id not in shown]
+        assert len(missing) <= entry["dropped"] + aside + entry["orphaned"]
+        assert len(thread.kept) < 4_000
+
+
+@many
+@given(conversations(max_turns=8), budgets, st.sampled_from([500, 8_000]), st.booleans())
+def test_a_replay_changes_nothing_and_a_second_visit_has_nothing_to_do(
+    messages: list[BaseMessage], budget: ContextBudget, window: int, extractive: bool
+) -> None:
+    model = None if extractive else ScriptedModel(good)
+    thread = Thread(model, budget, window)
+    for prefix in model_calls(messages):
+        given_state = {**thread.state, "messages": prefix}
+        first = thread.summarizer.invoke(given_state)
+        again = thread.summarizer.invoke(given_state)
+        for update in (first, again):
+            if "summary" in update:
+                update["summary"] = {**update["summary"], "updated_at": ""}
+        assert first == again
+        thread.state = {**given_state, **first}
+        assert thread.summarizer.invoke(thread.state) == {}
+
+
+@many
+@given(conversations(max_turns=10), budgets, st.integers(1, 6))
+def test_what_waited_is_folded_once_the_model_answers(
+    messages: list[BaseMessage], budget: ContextBudget, outage: int
+) -> None:
+    calls = iter(range(10**6))
+    model = ScriptedModel(lambda prompt: (hangs if next(calls) < outage else good)(prompt))
+    thread = Thread(model, budget, 8_000)
+    for prefix in model_calls(messages):
+        thread.turn(prefix)
+    # It has waited for at most so many turns.
+    for n in range(2**outage + 1):
+        prefix = [*prefix, AIMessage(f"Yes {n}.", id=f"y{n}"), HumanMessage("And?", id=f"x{n}")]
+        fits = thread.turn(prefix)
+    if fits:
+        assert thread.state["memory"]["trim"]["dropped"] == 0
