@@ -12,10 +12,10 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim")
+BENCHMARKS = ("tokens", "trim", "summary")
 """Modules of this package; each has `run(options) -> Report`."""
 
-DEFAULT_MAX_TOKENS = 800
+DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000}
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # what shells report for SIGINT
@@ -26,13 +26,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="benchmarks: %(levelname)s: %(message)s")
     options = Options(
-        arguments.data, arguments.quick, arguments.plot, arguments.max_tokens or DEFAULT_MAX_TOKENS
+        data=arguments.data,
+        quick=arguments.quick,
+        plot=arguments.plot,
+        max_tokens=arguments.max_tokens or DEFAULT_MAX_TOKENS.get(arguments.name, 0),
+        model=arguments.model,
+        base_url=arguments.base_url,
     )
     try:
         if arguments.name == "trim" and (arguments.data or arguments.max_tokens):
             raise ConfigError(
                 "trim generates its conversations and has fixed budgets; leave out --data and "
                 "--max-tokens"
+            )
+        if arguments.name != "summary" and (arguments.model or arguments.base_url):
+            raise ConfigError(
+                f"{arguments.name} runs without a model; leave out --model and --base-url"
             )
         for path in (arguments.json, arguments.plot):
             _check_writable(path)
@@ -60,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="PATH",
-        help="tokens: a LoCoMo file; default: the shipped story",
+        help="tokens, summary: a LoCoMo file; default: the shipped story",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a small part in memory, to see that all runs"
@@ -71,8 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-tokens",
         type=_positive,
         metavar="N",
-        help=f"tokens: the budget; default: {DEFAULT_MAX_TOKENS}",
+        help="the budget; default: "
+        + ", ".join(f"{tokens} for {name}" for name, tokens in DEFAULT_MAX_TOKENS.items()),
     )
+    parser.add_argument(
+        "--model", metavar="NAME", help="summary: a chat model that writes the summaries"
+    )
+    parser.add_argument("--base-url", metavar="URL", help="summary: an OpenAI-compatible server")
     return parser
 
 

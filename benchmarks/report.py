@@ -4,12 +4,15 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from memkit.errors import ConfigError
 
 _PACKAGES = ("memkit", "langgraph", "langchain-core", "tiktoken", "psycopg", "numpy")
 
@@ -23,12 +26,16 @@ class Options:
         quick: Take a small part and the simplest store: a check that all runs, not a figure.
         plot: Where to save a picture, if anywhere.
         max_tokens: The budget of a model call.
+        model: The name of a chat model, if one is to take part.
+        base_url: An OpenAI-compatible server.
     """
 
     data: Path | None = None
     quick: bool = False
     plot: Path | None = None
     max_tokens: int = 800
+    model: str | None = None
+    base_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +139,23 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
+
+
+def say(bench: str, what: str) -> None:
+    """Tell on stderr what is measured now."""
+    print(f"{bench}: {what}", file=sys.stderr, flush=True)
+
+
+def need_matplotlib() -> None:
+    """Make matplotlib ready to draw, before the work begins.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError(
+            "--plot needs matplotlib, which is not installed: pip install 'memkit[bench]'"
+        ) from None
+    mpl.use("Agg")  # no screen is needed

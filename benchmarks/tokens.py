@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AIMessage,
     AnyMessage,
@@ -32,13 +33,14 @@ from langchain_core.messages import (
     SystemMessage,
     trim_messages,
 )
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 
-from benchmarks.report import Options, Report
+from benchmarks.report import Options, Report, need_matplotlib
 from memkit import (
     ContextBudget,
     FactExtractor,
@@ -115,7 +117,7 @@ def run(options: Options) -> Report:
         BudgetTooSmall: A message of the data does not fit the budget.
     """
     if options.plot is not None:
-        _need_matplotlib()
+        need_matplotlib()
     conversations = [load_story()] if options.data is None else load_locomo(options.data)
     if options.quick:
         conversations = conversations[:1]
@@ -195,15 +197,15 @@ def _one_prompt(
 ) -> Measured:
     """Measure a system that keeps all sessions in one list of messages."""
     measured = Measured()
-    history: list[AnyMessage] = _system(conversation)
+    history: list[AnyMessage] = system_of(conversation)
     for session in conversation.sessions:
         for line, reply in turns(conversation, session):
-            history.append(_message(line))
+            history.append(as_message(line))
             measured.sent.append(budget.count(view_of(history)))
             if reply is not None:
-                history.append(_message(reply))
+                history.append(as_message(reply))
     for question in questions:
-        view = view_of([*history, _asked(question, conversation)])
+        view = view_of([*history, question_message(question, conversation)])
         measured.asked.append(budget.count(view))
         shown = {message.id for message in view}
         measured.in_view.append(not shown.isdisjoint(question.evidence))
@@ -222,11 +224,11 @@ def with_memkit(
     measured = Measured()
     graph = session_graph(conversation, budget, store)
     for session in conversation.sessions:
-        begin = _system(conversation)
+        begin = system_of(conversation)
         for line, reply in turns(conversation, session):
             state = graph.invoke(
-                {"messages": [*begin, _message(line)]},
-                _config(conversation, session.id),
+                {"messages": [*begin, as_message(line)]},
+                config_of(conversation, session.id),
                 durability="exit",
             )
             measured.sent.append(budget.count(state["llm_input_messages"]))
@@ -235,8 +237,8 @@ def with_memkit(
     asking = question_graph(budget, store)
     for question in questions:
         state = asking.invoke(
-            {"messages": [*_system(conversation), _asked(question, conversation)]},
-            _config(conversation, question.id),
+            {"messages": [*system_of(conversation), question_message(question, conversation)]},
+            config_of(conversation, question.id),
         )
         view = state["llm_input_messages"]
         measured.asked.append(budget.count(view))
@@ -261,9 +263,15 @@ def shown_ids(state: dict[str, Any]) -> set[str]:
 
 
 def session_graph(
-    conversation: Conversation, budget: ContextBudget, store: BaseStore
+    conversation: Conversation,
+    budget: ContextBudget,
+    store: BaseStore,
+    model: BaseChatModel | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """Return the graph of the README, with the scripted replies of a conversation."""
+    """Return the graph of the README, with the scripted replies of a conversation.
+
+    A model, if one is given, only summarizes.
+    """
     replies = {
         line.id: reply
         for session in conversation.sessions
@@ -273,9 +281,9 @@ def session_graph(
 
     def respond(state: MemoryState) -> dict[str, Any]:
         reply = replies.get(state["messages"][-1].id or "")
-        return {"messages": [_message(reply)] if reply is not None else []}
+        return {"messages": [as_message(reply)] if reply is not None else []}
 
-    builder = _before_reply(budget)
+    builder = _before_reply(budget, model)
     builder.add_node("respond", respond)
     builder.add_node("remember", FactExtractor(None))
     builder.add_node("record", TurnRecorder())
@@ -287,19 +295,21 @@ def session_graph(
 
 
 def question_graph(
-    budget: ContextBudget, store: BaseStore
+    budget: ContextBudget, store: BaseStore, model: BaseChatModel | None = None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Return the graph up to the reply: asking must not add to what is remembered."""
-    builder = _before_reply(budget)
+    builder = _before_reply(budget, model)
     builder.add_edge("trim", END)
     return builder.compile(checkpointer=InMemorySaver(), store=store)
 
 
-def _before_reply(budget: ContextBudget) -> StateGraph[Any, Any, Any, Any]:
+def _before_reply(
+    budget: ContextBudget, model: BaseChatModel | None
+) -> StateGraph[Any, Any, Any, Any]:
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
     builder.add_node("recall", MemoryRecall(limit=RECALL_LIMIT, sources=("facts", "turns")))
     builder.add_node("verify", StaleFactCheck())
-    builder.add_node("summarize", RollingSummarizer(None, budget))
+    builder.add_node("summarize", RollingSummarizer(model, budget))
     builder.add_node("trim", TokenTrimmer(budget))
     builder.add_edge(START, "recall")
     builder.add_edge("recall", "verify")
@@ -321,22 +331,26 @@ def turns(conversation: Conversation, session: Session) -> Iterator[tuple[Line, 
         position += 1 if reply is None else 2
 
 
-def _message(line: Line) -> AnyMessage:
+def as_message(line: Line) -> AnyMessage:
+    """Return the message of a line."""
     kind = AIMessage if line.by_assistant else HumanMessage
     stamp = {TIMESTAMP: line.said_at}
     return kind(line.text, id=line.id, name=line.speaker, additional_kwargs=stamp)
 
 
-def _asked(question: Question, conversation: Conversation) -> AnyMessage:
+def question_message(question: Question, conversation: Conversation) -> AnyMessage:
+    """Return the message of a question."""
     stamp = {TIMESTAMP: conversation.asked_at}
     return HumanMessage(question.text, id=question.id, additional_kwargs=stamp)
 
 
-def _system(conversation: Conversation) -> list[AnyMessage]:
+def system_of(conversation: Conversation) -> list[AnyMessage]:
+    """Return what a thread begins with."""
     return [SystemMessage(conversation.system, id="system")] if conversation.system else []
 
 
-def _config(conversation: Conversation, thread: str) -> Any:
+def config_of(conversation: Conversation, thread: str) -> RunnableConfig:
+    """Return the config of a thread of a conversation."""
     thread = f"{conversation.id}/{thread}"
     return {"configurable": {"thread_id": thread, "user_id": conversation.id}}
 
@@ -390,16 +404,6 @@ def _progress(conversations: Sequence[Conversation]) -> Iterator[Callable[[int],
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
         yield lambda done: progress.advance(task, done)
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install 'memkit[bench]'"
-        ) from None
-    mpl.use("Agg")  # no screen is needed
 
 
 def draw(

@@ -35,40 +35,44 @@ raised, which leave no prompt to judge. SummarizationMiddleware keeps no system 
 of the history: its documentation puts that into the agent.
 """
 
-import gc
 import itertools
 import statistics
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import tiktoken
-from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
-    trim_messages,
 )
 from langchain_core.messages.utils import count_tokens_approximately
-from langgraph.runtime import Runtime
 
 from benchmarks.conversations import chat, conversation, errands, model_calls
-from benchmarks.report import Options, Report
+from benchmarks.peers import LANGMEM, MIDDLEWARE, Session, installed_peers, last_tokens
+from benchmarks.prompt_cache import (
+    CACHE_LEAST,
+    CACHE_STEP,
+    PRICES,
+    USD_PER_CACHED_TOKEN,
+    USD_PER_TOKEN,
+    billed_as_cached,
+    shared_prefixes,
+)
+from benchmarks.report import Options, Report, need_matplotlib, say
+from benchmarks.timing import timed, timing
 from memkit import ContextBudget, TokenTrimmer, count_tokens, encodings, trim
 from memkit.errors import BudgetTooSmall, ConfigError
 from memkit.messages import text_of
-from memkit.tokens import TokenCounter
 
 SEED = 0
 BUDGET = 4_000
@@ -80,11 +84,6 @@ QUICK_WHOLE_RUN_S = 0.5
 
 CACHE_BUDGET = 8_000
 CACHE_TURNS = 300
-CACHE_LEAST = 1_024
-CACHE_STEP = 128
-USD_PER_TOKEN = 2.50 / 1_000_000
-USD_PER_CACHED_TOKEN = 1.25 / 1_000_000
-PRICES = "https://openai.com/index/api-prompt-caching/"
 
 CONVERSATIONS = 300
 QUICK_CONVERSATIONS = 20
@@ -94,12 +93,6 @@ VIOLATION_BUDGETS = (1_000, 4_000)
 TRIMMER, TRIM = "memkit TokenTrimmer", "memkit trim"
 APPROXIMATE, TIKTOKEN = "trim_messages approximate", "trim_messages tiktoken"
 START_ON = "trim_messages start_on"
-LANGMEM, MIDDLEWARE = "LangMem node", "LangChain middleware"
-
-SUMMARY = "The customer asked about orders, parcels and invoices; all was answered so far."
-
-Session = Callable[[list[BaseMessage]], Sequence[BaseMessage]]
-"""One conversation with a system: takes the whole history and returns what the model would see."""
 
 Figures = dict[str, float]
 
@@ -124,7 +117,7 @@ def run(options: Options) -> Report:
         ConfigError: A package is missing.
     """
     if options.plot is not None:
-        _need_matplotlib()
+        need_matplotlib()
     encoding = _encoding()
     systems = _systems(quick=options.quick)
     sizes = QUICK_SIZES if options.quick else SIZES
@@ -137,11 +130,11 @@ def run(options: Options) -> Report:
     figures: dict[str, Figures] = {name: {} for name in systems}
     settings: dict[str, Any] = {}
     settings["integrated"] = measure_times(systems, figures, sizes, encoding, quick=options.quick)
-    _say("the shared prefix of prompts")
+    say("trim", "the shared prefix of prompts")
     turns = CACHE_TURNS // 5 if options.quick else CACHE_TURNS
     for name, system in systems.items():
         figures[name] |= cached(system, errands(turns, SEED), CACHE_BUDGET)
-    _say("violations over generated conversations")
+    say("trim", "violations over generated conversations")
     count = QUICK_CONVERSATIONS if options.quick else CONVERSATIONS
     for name, found in violations(systems, count).items():
         figures[name] |= found
@@ -182,24 +175,14 @@ def _systems(*, quick: bool) -> dict[str, System]:
     systems = {
         TRIMMER: System(_token_trimmer),
         TRIM: System(_trim),
-        APPROXIMATE: System(partial(_trim_messages, count_tokens_approximately)),
+        APPROXIMATE: System(partial(last_tokens, count_tokens_approximately)),
         START_ON: System(
-            partial(_trim_messages, count_tokens_approximately, start_on="human"), timed=False
+            partial(last_tokens, count_tokens_approximately, start_on="human"), timed=False
         ),
-        TIKTOKEN: System(partial(_trim_messages, _chat_openai())),
+        TIKTOKEN: System(partial(last_tokens, _chat_openai())),
     }
-    for name, peer in ((LANGMEM, _langmem), (MIDDLEWARE, _middleware)):
-        try:
-            peer(BUDGET)
-        except ModuleNotFoundError as error:
-            if not quick:
-                raise ConfigError(
-                    f"{error.name} is not installed: pip install 'memkit[bench]', or pass --quick "
-                    "to leave it out"
-                ) from None
-            print(f"--quick: without {name}: {error.name} is not installed", file=sys.stderr)
-        else:
-            systems[name] = System(peer)
+    for name, peer in installed_peers(quick=quick).items():
+        systems[name] = System(peer)
     return systems
 
 
@@ -220,60 +203,12 @@ def _trim(max_tokens: int) -> Session:
     return partial(trim, budget=ContextBudget(max_tokens))
 
 
-def _trim_messages(counter: Any, max_tokens: int, *, start_on: str | None = None) -> Session:
-    def view(history: list[BaseMessage]) -> Sequence[BaseMessage]:
-        return trim_messages(
-            history,
-            max_tokens=max_tokens,
-            token_counter=counter,
-            strategy="last",
-            include_system=True,
-            start_on=start_on,
-        )
-
-    return view
-
-
 @cache
 def _chat_openai() -> Any:
     from langchain_openai import ChatOpenAI
     from pydantic import SecretStr
 
     return ChatOpenAI(model="gpt-4o", api_key=SecretStr("only counts"))
-
-
-def _langmem(max_tokens: int) -> Session:
-    node = import_module("langmem.short_term").SummarizationNode(
-        model=FakeListChatModel(responses=[SUMMARY]), max_tokens=max_tokens
-    )
-    context: Any = {}
-
-    def view(history: list[BaseMessage]) -> Sequence[BaseMessage]:
-        nonlocal context
-        update = node.invoke({"messages": history, "context": context})
-        context = update.get("context", context)
-        return update["summarized_messages"]  # type: ignore[no-any-return]
-
-    return view
-
-
-def _middleware(max_tokens: int) -> Session:
-    middleware = import_module("langchain.agents.middleware").SummarizationMiddleware(
-        FakeListChatModel(responses=[SUMMARY]), trigger=("tokens", max_tokens)
-    )
-    kept: list[BaseMessage] = []
-    seen = 0
-
-    def view(history: list[BaseMessage]) -> Sequence[BaseMessage]:
-        nonlocal kept, seen
-        kept += history[seen:]
-        seen = len(history)
-        update = middleware.before_model({"messages": kept}, Runtime())
-        if update is not None:
-            kept = update["messages"][1:]  # behind the message that removes all others
-        return list(kept)
-
-    return view
 
 
 def _encoding() -> tiktoken.Encoding:
@@ -309,7 +244,7 @@ def measure_times(
     timed = {name: system for name, system in systems.items() if system.timed}
     limit_s = 0.15 if quick else 4.0
     for size in sizes:
-        _say(f"warm turns at {size:,} messages")
+        say("trim", f"warm turns at {size:,} messages")
         for name, system in timed.items():
             figures[name][f"turn_ms_{size}"] = turn_ms(system, size, limit_s)
     largest, smallest = sizes[-1], sizes[0]
@@ -320,7 +255,7 @@ def measure_times(
     texts = [[text_of(m) for m in chat(3, next(_seeds))[1:]] for _ in range(200)]
     trimmer["new_messages_encode_ms"] = statistics.median(encode_ms(encoding, t) for t in texts)
 
-    _say(f"the first call on {largest:,} messages")
+    say("trim", f"the first call on {largest:,} messages")
     for name, system in timed.items():
         if name != TRIM:
             figures[name][f"first_ms_{largest}"] = first_ms(system, largest, limit_s)
@@ -328,7 +263,7 @@ def measure_times(
 
     integrated = []
     for size in sizes:
-        _say(f"conversations of {size:,} messages")
+        say("trim", f"conversations of {size:,} messages")
         for name, system in timed.items():
             measured = {n: figures[name][f"turn_ms_{n}"] for n in sizes}
             # Costs grow at most in proportion, so that half of the last turn is the mean turn.
@@ -353,9 +288,9 @@ def turn_ms(system: System, size: int, limit_s: float) -> float:
         session = system.start(BUDGET)
         session(history[: begin - 2])
         session(history[:begin])
-        with _timing():
+        with timing():
             for end in range(begin + 2, size + SPAN + 1, 2):
-                times.append(_timed(session, history[:end]))
+                times.append(timed(session, history[:end]))
                 if sum(times) > limit_s and len(times) > 2:
                     break
     return statistics.median(times) * 1000
@@ -370,8 +305,8 @@ def first_ms(system: System, size: int, limit_s: float) -> float:
         # has held on to it.
         previous, history = history, chat(size, next(_seeds))
         session = system.start(BUDGET)
-        with _timing():
-            times.append(_timed(session, history))
+        with timing():
+            times.append(timed(session, history))
         del previous
     return statistics.median(times) * 1000
 
@@ -387,12 +322,12 @@ def first_and_seen(size: int, encoding: tiktoken.Encoding, *, repetitions: int) 
     for _ in range(repetitions):
         previous, history = history, chat(size, next(_seeds))
         session = _trim(BUDGET)
-        with _timing():
-            first.append(_timed(session, history) * 1000)
-            again = [_timed(session, history) for _ in range(9)]
+        with timing():
+            first.append(timed(session, history) * 1000)
+            again = [timed(session, history) for _ in range(9)]
         copies = [message.model_copy() for message in history]
-        with _timing():
-            scan.append(_timed(session, copies) * 1000)
+        with timing():
+            scan.append(timed(session, copies) * 1000)
         seen.append(statistics.median(again) * 1000)
         kept = len(session(history)) - 1  # without the system message
         other = chat(size, next(_seeds))
@@ -410,7 +345,7 @@ def first_and_seen(size: int, encoding: tiktoken.Encoding, *, repetitions: int) 
 
 def encode_ms(encoding: tiktoken.Encoding, texts: Sequence[str]) -> float:
     """Return the time that tiktoken alone needs for some texts."""
-    with _timing():
+    with timing():
         start = perf_counter()
         for text in texts:
             encoding.encode_ordinary(text)
@@ -421,8 +356,8 @@ def conversation_s(system: System, size: int) -> float:
     """Return the time of all calls of a conversation that grows to `size` messages."""
     history = chat(size, next(_seeds))
     session = system.start(BUDGET)
-    with _timing():
-        return sum(_timed(session, history[:end]) for end in range(2, size + 1, 2))
+    with timing():
+        return sum(timed(session, history[:end]) for end in range(2, size + 1, 2))
 
 
 def integrated_s(turns_ms: Mapping[int, float], size: int) -> float:
@@ -450,21 +385,6 @@ def peak_mb(system: System, size: int) -> float:
         tracemalloc.stop()
 
 
-def _timed(session: Session, history: list[BaseMessage]) -> float:
-    start = perf_counter()
-    session(history)
-    return perf_counter() - start
-
-
-@contextmanager
-def _timing() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 # -- what a provider can cache -----------------------------------------------------------------
 
 
@@ -488,41 +408,6 @@ def cached(system: System, messages: Sequence[BaseMessage], max_tokens: int) -> 
     figures["cost_usd"] = tokens * USD_PER_TOKEN - saved
     figures["saved_usd"] = saved
     return figures
-
-
-def shared_prefixes(prompts: Sequence[Sequence[BaseMessage]]) -> tuple[list[int], list[int]]:
-    """Return the tokens of each prompt, and of the messages at its head that the last one had."""
-    counter = TokenCounter.for_model("gpt-4o")
-    totals, shared = [], []
-    previous: list[Any] = []
-    for prompt in prompts:
-        sizes = counter.sizes(prompt)
-        now = [_as_sent(message) for message in prompt]
-        same = itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(now, previous, strict=False)
-        )
-        shared.append(sum(sizes[: len(list(same))]))
-        totals.append(counter.messages(prompt))
-        previous = now
-    return totals, shared
-
-
-def billed_as_cached(tokens: int) -> int:
-    """Return how many tokens of a shared prefix the provider takes from its cache."""
-    if tokens < CACHE_LEAST:
-        return 0
-    return tokens - (tokens - CACHE_LEAST) % CACHE_STEP
-
-
-def _as_sent(message: BaseMessage) -> tuple[Any, ...]:
-    """Return what of a message the provider sees."""
-    return (
-        message.type,
-        message.name,
-        message.content,
-        message.tool_calls if isinstance(message, AIMessage) else None,
-        message.tool_call_id if isinstance(message, ToolMessage) else None,
-    )
 
 
 # -- violations --------------------------------------------------------------------------------
@@ -609,21 +494,7 @@ def has_orphans(prompt: Sequence[BaseMessage]) -> bool:
     return bool(waiting)
 
 
-# -- what is drawn, and what is said meanwhile ---------------------------------------------------
-
-
-def _say(what: str) -> None:
-    print(f"trim: {what}", file=sys.stderr, flush=True)
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install 'memkit[bench]'"
-        ) from None
-    mpl.use("Agg")  # no screen is needed
+# -- what is drawn ------------------------------------------------------------------------------
 
 
 def draw(figures: Mapping[str, Figures], sizes: Sequence[int], path: Path) -> None:

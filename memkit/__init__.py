@@ -14,8 +14,8 @@ if TYPE_CHECKING:
         StaleFactCheck,
         TokenTrimmer,
         TurnRecorder,
-        atool_result,
-        tool_result,
+        afind_tool_result,
+        find_tool_result,
     )
     from memkit.state import MemoryState
     from memkit.store import SemanticStore
@@ -36,10 +36,10 @@ __all__ = [
     "TokenTrimmer",
     "TurnRecorder",
     "add_memory",
-    "atool_result",
+    "afind_tool_result",
     "context",
     "count_tokens",
-    "tool_result",
+    "find_tool_result",
     "trim",
 ]
 

@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 
 from memkit.errors import ConfigError
-from memkit.tokens import PER_MESSAGE, PER_REPLY, TokenCounter
+from memkit.tokens import PER_MESSAGE, PER_REPLY, Recent, TokenCounter, identity
 
 MessageCounter = Callable[[list[BaseMessage]], int]
 
@@ -34,13 +34,14 @@ class ContextBudget:
             with bound tools are known.
         model: Names the encoding to count with, or is the chat model itself, also one with bound
             tools.
-        counter: A function from messages to tokens, used in place of the model's encoding.
+        counter: A function from messages to tokens, used in place of the model's encoding. It is
+            called with single messages too, and what it says of them is remembered.
         on_overflow: What to do when system messages and the latest turn alone do not fit:
             "raise" BudgetTooSmall, or "shorten_tools": shorten the longest tool results first,
             with a visible mark.
         clear_tool_results: Before turns are dropped, clear tool results in place, with a visible
-            mark: all but the last N, or of each tool that a mapping names all but its last N.
-            None: none.
+            mark: all but the last N, or of each tool that a mapping names all but its last N, with
+            "*" for all other tools. None: none.
         keep_tool_traffic: False shows the tool calls and results of the latest turn only; of
             earlier turns just what people and the assistant said.
 
@@ -68,7 +69,7 @@ class ContextBudget:
         if isinstance(self.tools, str | bytes) or not isinstance(self.tools, Sequence):
             raise ConfigError(f"tools are a list of tools, got {self.tools!r}")
         if not isinstance(self.model, str):
-            self._ask_model(self.model)
+            self._resolve_model(self.model)
         if type(self.max_tokens) is not int or self.max_tokens <= 0:
             raise ConfigError(f"max_tokens must be a positive integer, got {self.max_tokens!r}")
         for name in ("reserve_reply", "summary_tokens", "recall_tokens"):
@@ -99,12 +100,13 @@ class ContextBudget:
                 f"leave nothing for the conversation of the {self.high} tokens of the prompt"
             )
 
-    def _ask_model(self, model: Any) -> None:
+    def _resolve_model(self, model: Any) -> None:
         """Put the name, the window and the bound tools of a chat model in place of it."""
-        while isinstance(model, RunnableBinding):
-            if not self.tools:
+        while not isinstance(model, BaseChatModel) and isinstance(model, Runnable):
+            if isinstance(model, RunnableBinding) and not self.tools:
                 object.__setattr__(self, "tools", tuple(model.kwargs.get("tools") or ()))
-            model = model.bound
+            # Bindings and retries name what they wrap `bound`, fallbacks `runnable`.
+            model = getattr(model, "bound", None) or getattr(model, "runnable", None)
         if not isinstance(model, BaseChatModel):
             raise ConfigError(
                 f"model names the encoding to count with, or is a chat model, got {self.model!r}"
@@ -134,10 +136,24 @@ class ContextBudget:
             raise ConfigError(f"keep_tool_traffic is a bool, got {self.keep_tool_traffic!r}")
 
     @cached_property
+    def tool_rules(self) -> Mapping[str, int]:
+        """How many results to keep, per name of a tool; "*" stands for those without a rule."""
+        rule = self.clear_tool_results
+        return rule if isinstance(rule, Mapping) else {} if rule is None else {"*": rule}
+
+    @cached_property
     def tokens(self) -> TokenCounter:
         """The counter of the model's encoding."""
         assert isinstance(self.model, str)  # noqa: S101 - since __post_init__
         return TokenCounter.for_model(self.model)
+
+    @cached_property
+    def _own_counts(self) -> Recent:
+        return Recent()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process starts from: no caches."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @cached_property
     def tool_tokens(self) -> int:
@@ -155,12 +171,12 @@ class ContextBudget:
         return int(self.high * self.low_water)
 
     @property
-    def summary_share(self) -> int:
+    def summary_limit(self) -> int:
         """The most tokens of a summary."""
         return self._quarter if self.summary_tokens is None else self.summary_tokens
 
     @property
-    def recall_share(self) -> int:
+    def recall_limit(self) -> int:
         """The most tokens of recalled facts."""
         return self._quarter if self.recall_tokens is None else self.recall_tokens
 
@@ -171,7 +187,7 @@ class ContextBudget:
 
     @property
     def least(self) -> int:
-        """The fewest tokens that any human message takes."""
+        """The fewest tokens that any human message takes; 0 if that is not known."""
         return 0 if self.counter is not None else PER_MESSAGE + 1
 
     def count(self, messages: Sequence[BaseMessage]) -> int:
@@ -201,11 +217,14 @@ class ContextBudget:
         """Return what each message adds to a prompt."""
         if self.counter is None:
             return self.tokens.sizes(messages)
-        return [self.count([message]) for message in messages]
+        return [self.count_one(message) for message in messages]
 
     def count_one(self, message: BaseMessage) -> int:
         """Return what one message adds to a prompt."""
-        return self.tokens.message(message) if self.counter is None else self.count([message])
+        if self.counter is None:
+            return self.tokens.message(message)
+        key = identity(message)
+        return self._own_counts.remember(key, message, lambda one: self.count([one]))
 
     def count_text(self, text: str) -> int:
         """Return the tokens of a text."""

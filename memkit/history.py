@@ -50,7 +50,7 @@ class History:
         start: Where the last view started, 0 if there is none.
         systems: Positions of all system messages.
         kinds: The classes of the messages from `offset` on.
-        offset: Before it nothing but system messages is looked at.
+        offset: Where the survey began: at 0, or at `start` where a cursor tells of what is before.
     """
 
     messages: list[BaseMessage]
@@ -64,6 +64,8 @@ class History:
         cls,
         given: Iterable[MessageLikeRepresentation],
         cursor: Mapping[str, Any] | None = None,
+        *,
+        whole: bool = False,
     ) -> "History":
         """Survey a history: what is behind the cursor if that still holds, else all of it.
 
@@ -74,13 +76,14 @@ class History:
         Args:
             given: Messages, or what LangChain accepts for them.
             cursor: What `cursor_at` returned on an earlier turn.
+            whole: Look at all of it even so.
 
         Raises:
             ConfigError: They are no messages.
         """
         cursor = cursor or {}
         messages: list[Any] = given if isinstance(given, list) else as_messages(given)
-        start = _still_there(messages, cursor)
+        start = None if whole else _still_there(messages, cursor)
         if start is not None:
             kinds = list(map(type, messages[start:]))
             systems = _systems(kinds, start)
@@ -103,7 +106,7 @@ class History:
             "system": [i for i in self.systems if i < start],
         }
 
-    def role(self, position: int) -> str:
+    def role(self, position: int) -> Role:
         """Return the role of a message at or behind `offset`."""
         return _role(self.kinds[position - self.offset])
 
@@ -114,6 +117,11 @@ class History:
             if self.role(position) == "human":
                 return position
         return floor
+
+    def turn_after(self, position: int) -> int | None:
+        """Return the next turn's start behind a position, None if it lies in the last turn."""
+        later = range(position + 1, len(self.messages))
+        return next((i for i in later if self.role(i) == "human"), None)
 
 
 def _still_there(messages: Sequence[Any], cursor: Mapping[str, Any]) -> int | None:
@@ -148,9 +156,9 @@ def _systems(kinds: Sequence[type[Any]], offset: int) -> list[int] | None:
     return found
 
 
-# The long history that was surveyed last. Comparing a list with it takes a look at each pointer,
-# and not at each object, which matters at ten thousand messages.
-_MEMORABLE = 1_000
+# The long history that was surveyed last; one per process is kept alive. Comparing a list with it
+# takes a look at each pointer, not at each object: a third of the time at ten thousand messages.
+_LONG = 1_000
 _last: tuple[list[Any], list[type[Any]], list[int]] = ([], [], [])
 
 
@@ -158,23 +166,17 @@ def _survey(messages: list[Any]) -> tuple[list[type[Any]], list[int] | None]:
     """Return the class of each message, and where system messages stand (None: no messages)."""
     global _last  # noqa: PLW0603 - one entry, replaced as a whole
     seen, kinds, systems = _last
+    if not seen or len(messages) < len(seen) or not _same(messages, seen):
+        seen, kinds, systems = [], [], []
     known = len(seen)
-    if known and len(messages) >= known and _same(messages, seen):
-        if len(messages) == known:
-            return kinds, systems
-        newer = list(map(type, messages[known:]))
-        found = _systems(newer, known)
-        kinds = kinds + newer
-        systems = systems + (found or [])
-        few = len(newer) < _MEMORABLE // 10
-    else:
-        kinds = list(map(type, messages))
-        found = _systems(kinds, 0)
-        systems = found or []
-        few = len(messages) < _MEMORABLE
+    if known == len(messages) > 0:
+        return kinds, systems
+    newer = list(map(type, messages[known:]))
+    found = _systems(newer, known)
     if found is None:
-        return kinds, None
-    if not few:
+        return newer, None
+    kinds, systems = [*kinds, *newer], [*systems, *found]
+    if len(newer) >= (_LONG // 10 if known else _LONG):
         _last = list(messages), kinds, systems
     return kinds, systems
 
@@ -185,4 +187,7 @@ def _same(messages: list[Any], seen: list[Any]) -> bool:
     # Other objects, as after a checkpoint, would be compared field by field.
     if any(messages[i] is not seen[i] for i in (0, end // 3, end // 2, end - 1)):
         return False
-    return (messages if len(messages) == end else messages[:end]) == seen
+    try:
+        return (messages if len(messages) == end else messages[:end]) == seen
+    except Exception:  # noqa: BLE001 - an artifact in one of them may not be comparable
+        return False

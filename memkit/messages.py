@@ -15,6 +15,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+_RECENT = 8  # ids kept beside a cursor, in case its message is removed
+
 TIMESTAMP = "timestamp"
 """Key of `additional_kwargs` that holds when a message was said, ISO 8601 with an offset."""
 
@@ -52,7 +54,8 @@ def position_of(messages: Sequence[BaseMessage], message_id: object) -> int | No
 
 
 def _digest(message: BaseMessage) -> str:
-    return hashlib.sha256(f"{message.type}\0{message.content}".encode()).hexdigest()[:16]
+    said = f"{message.type}\0{message.content}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def said_at(message: BaseMessage) -> datetime | None:
@@ -161,7 +164,21 @@ def turn_start_at(messages: Sequence[BaseMessage], position: int) -> int:
     return 0
 
 
-def after(messages: Sequence[BaseMessage], cursor: object) -> int:
-    """Return the position behind the message with the id `cursor`, or 0 if it is not there."""
-    position = position_of(messages, cursor)
-    return 0 if position is None else position + 1
+def after(messages: Sequence[BaseMessage], cursor: object, recent: object = None) -> int:
+    """Return the position behind the message with the id `cursor`, or 0 if it is not there.
+
+    Args:
+        messages: The whole history.
+        cursor: The id of the last message before the position.
+        recent: What `ids_before` returned, in case that message was removed.
+    """
+    for message_id in [cursor, *(reversed(recent) if isinstance(recent, list) else ())]:
+        position = position_of(messages, message_id)
+        if position is not None:
+            return position + 1
+    return 0
+
+
+def ids_before(messages: Sequence[BaseMessage], end: int) -> list[str]:
+    """Return ids of a few messages before the last one before `end`."""
+    return [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)]

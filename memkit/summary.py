@@ -11,6 +11,7 @@ from memkit.errors import ConfigError
 from memkit.messages import (
     after,
     id_of,
+    ids_before,
     position_of,
     speaker_of,
     text_of,
@@ -18,8 +19,6 @@ from memkit.messages import (
     turn_starts,
 )
 from memkit.words import sentences
-
-_RECENT = 8  # ids kept beside `through_id`, in case its message is removed
 
 _REFUSAL = re.compile(
     r"^\W*(?:i['’]?m sorry|i am sorry|sorry,? but|i can(?:['’]?t|not)\b|i['’]?m unable|as an ai\b)",
@@ -102,10 +101,8 @@ def covered_until(
         return 0
     end = after(messages, summary["through_id"])
     if not end:
-        end = position_of(messages, place.get("next_id")) or 0
-    recent = place.get("recent")
-    if not end and isinstance(recent, list):
-        end = next((found for i in reversed(recent) if (found := after(messages, i))), 0)
+        next_one = position_of(messages, place.get("next_id"))
+        end = after(messages, None, place.get("recent")) if next_one is None else next_one
     # A boundary that someone's edit left inside a turn shows that turn whole.
     return turn_start_at(messages, end)
 
@@ -114,7 +111,7 @@ def place_of(messages: Sequence[BaseMessage], end: int) -> dict[str, Any]:
     """Return ids around the end of what a summary covers, to find the place again."""
     return {
         "next_id": id_of(messages, end) if end < len(messages) else None,
-        "recent": [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)],
+        "recent": ids_before(messages, end),
     }
 
 

@@ -37,6 +37,7 @@ from memkit.errors import ConfigError
 from memkit.images import image_tokens, rates_for
 
 T = TypeVar("T")
+Key: TypeAlias = tuple[Hashable, ...]
 
 PER_MESSAGE = 3
 PER_NAME = 1
@@ -48,7 +49,7 @@ _CALL_PARTS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_c
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 _CACHE_ENTRIES = 16_384
 _CACHE_CHARACTERS = 8_000_000
-_LONG_TEXT = 2_048  # characters; longer ones are remembered by their digest
+_LONG_TEXT = 2_048  # characters; longer ones are remembered by their digest, but not messages
 # tiktoken's regular expression fails on a single word of a million characters.
 _PIECE = 400_000
 
@@ -135,8 +136,8 @@ class TokenCounter:
     def text(self, text: str) -> int:
         """Return the tokens of a text; text that looks like a special token is text."""
         key = _short(text)
-        known = self._texts.young.get(key)
-        return self._texts.recall(key, len(key), self._encode, text) if known is None else known
+        known = self._texts.young.get((key,))
+        return self._texts.remember((key,), text, self._encode) if known is None else known
 
     def _encode(self, text: str) -> int:
         if self._encoding is None:
@@ -159,7 +160,7 @@ class TokenCounter:
         known = self._messages.young
         sizes = []
         for message in messages:
-            # The plain case of `_identity`, written out, since it runs for every message of a view.
+            # The plain case of `identity`, written out, since it runs for every message of a view.
             fields = message.__dict__
             content = fields["content"]
             given = fields["additional_kwargs"]
@@ -177,19 +178,14 @@ class TokenCounter:
                     )
                 )
             ):
-                key: _Identity | None = (kind, content)
+                key: Key | None = (kind, content)
             else:
-                key = _identity(message)
-            tokens = known.get(key)
-            sizes.append(self._sized(message, key) if tokens is None else tokens)
+                key = identity(message)
+            tokens = None if key is None else known.get(key)
+            if tokens is None:
+                tokens = self._messages.remember(key, message, self._counted)
+            sizes.append(tokens)
         return sizes
-
-    def _sized(self, message: BaseMessage, key: "_Identity | None") -> int:
-        """Return the tokens of a message that is not among the young counts."""
-        if key is None:
-            return self._counted(message)
-        characters = len(key[1]) + 64
-        return self._messages.recall(key, characters, self._counted, message)
 
     def _counted(self, message: BaseMessage) -> int:
         content = message.content
@@ -226,7 +222,16 @@ class TokenCounter:
         for tool in tools:
             try:
                 described = convert_to_openai_tool(tool)
-            except (TypeError, ValueError, NotImplementedError) as error:
+            except (
+                TypeError,
+                ValueError,
+                LookupError,
+                AttributeError,
+                NotImplementedError,
+            ) as error:
+                if isinstance(tool, Mapping):  # of another provider
+                    tokens += self._json(tool)
+                    continue
                 raise ConfigError(f"cannot count the tokens of tool {tool!r}: {error}") from error
             function = described.get("function")
             if function is None:  # built into the provider
@@ -316,7 +321,7 @@ def _sentence(text: str | None) -> str:
 # -- what was counted before -------------------------------------------------------------------
 
 
-class _Recent:
+class Recent:
     """The counts of recent texts or messages, within bounds.
 
     Two generations: what is used moves to the young one; when that is full it becomes the old
@@ -324,16 +329,21 @@ class _Recent:
     """
 
     def __init__(self) -> None:
-        self.young: dict[Hashable, int] = {}
-        self.old: dict[Hashable, int] = {}
+        self.young: dict[Key, int] = {}
+        self.old: dict[Key, int] = {}
         self._characters = 0
         self._lock = threading.Lock()
 
-    def recall(self, key: Hashable, characters: int, count: Callable[[T], int], what: T) -> int:
-        """Return a count that is not young: from the old ones, or counted now."""
-        tokens = self.old.get(key)
+    def remember(self, key: Key | None, what: T, count: Callable[[T], int]) -> int:
+        """Return the count of a key, counted now where it is not known or there is no key."""
+        if key is None:
+            return count(what)
+        tokens = self.young.get(key)
+        if tokens is None:
+            tokens = self.old.get(key)
         if tokens is None:
             tokens = count(what)
+        characters = 64 + sum(len(part) for part in key if isinstance(part, str | bytes))
         if characters > _CACHE_CHARACTERS // 4:
             return tokens
         with self._lock:
@@ -347,12 +357,12 @@ class _Recent:
         return tokens
 
 
-_recents: dict[Hashable, _Recent] = {}
+_recents: dict[Hashable, Recent] = {}
 
 
-def _recent(*of: Hashable) -> _Recent:
+def _recent(*of: Hashable) -> Recent:
     """Return the one cache of an encoding; that of messages also depends on the price of images."""
-    return _recents.setdefault(of, _Recent())
+    return _recents.setdefault(of, Recent())
 
 
 def _short(text: str) -> str | bytes:
@@ -362,11 +372,10 @@ def _short(text: str) -> str | bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
 
 
-_Identity: TypeAlias = tuple[type[BaseMessage], str | bytes, *tuple[Hashable, ...]]
 _PLAIN = frozenset({HumanMessage, SystemMessage, AIMessage, ToolMessage})
 
 
-def _identity(message: BaseMessage) -> _Identity | None:
+def identity(message: BaseMessage) -> Key | None:
     """Return all that the count of a message depends on, or None where that cannot be told.
 
     What can be mutated is taken down as bytes, so that a change in place is noticed.

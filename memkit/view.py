@@ -7,7 +7,6 @@ prefix that a provider can cache.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from langchain_core.messages import (
@@ -23,8 +22,8 @@ from memkit.errors import BudgetTooSmall, ConfigError
 from memkit.history import History
 from memkit.messages import id_of
 from memkit.summary import checked_summary, covered_until
-from memkit.tool_results import shorten_tools
-from memkit.window import Window, cleared_until, fit
+from memkit.tool_traffic import shorten_tools
+from memkit.window import Fit, Window, cleared_until, fit
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
@@ -43,7 +42,7 @@ class View:
         orphaned: Ids of tool calls and results that were left out because they lack each other.
         set_aside: Ids of tool calls and results of earlier turns, where the budget does not keep
             tool traffic.
-        cleared_results: What is shown in place of tool results that were cleared, by position.
+        cleared: What is shown in place of tool results that were cleared, by position.
         shortened: Ids of tool results that were shortened.
         left_out: "facts" if some or all of the recalled ones are not shown, "summary" if it is not.
         history: The messages that the view was made of.
@@ -57,7 +56,7 @@ class View:
     cut: bool
     orphaned: list[str]
     set_aside: list[str]
-    cleared_results: dict[int, BaseMessage]
+    cleared: dict[int, BaseMessage]
     shortened: list[str]
     left_out: list[str]
     history: History = field(repr=False)
@@ -65,23 +64,13 @@ class View:
     start: int = field(repr=False)
 
     @property
-    def cleared(self) -> list[str]:
-        """Ids of tool results that are shown cleared."""
-        return [id_of(self.history.messages, i) for i in sorted(self.cleared_results)]
-
-    @property
     def dropped_count(self) -> int:
         """How many messages neither the view nor the summary holds."""
         kept = sum(self.covered <= i < self.start for i in self.history.systems)
         return max(0, self.start - self.covered) - kept
 
-    @cached_property
-    def dropped(self) -> list[str]:
-        """Ids of messages that neither the view nor the summary holds."""
-        return self.dropped_since(self.covered)
-
     def dropped_since(self, begin: int) -> list[str]:
-        """Return ids of the messages from a position on that the view drops."""
+        """Return ids of messages from a position on that neither the view nor the summary holds."""
         systems = set(self.history.systems)
         return [
             id_of(self.history.messages, i)
@@ -105,7 +94,7 @@ def trim(messages: Iterable[MessageLikeRepresentation], budget: ContextBudget) -
         ConfigError: They are no messages, or `budget` is no ContextBudget.
 
     Cost:
-        A look at the class of each message; counted are those that are kept.
+        A look at the class of each message; counted are those that fit, and a few more.
     """
     return build_view(messages, budget).messages
 
@@ -126,14 +115,12 @@ def context(state: Mapping[str, Any] | Any, budget: ContextBudget) -> list[BaseM
     if not isinstance(state, Mapping) and not hasattr(state, "messages"):
         raise ConfigError(f"a state is a mapping or an object with messages, got {state!r:.200}")
     memory = read("memory")
-    entries = memory if isinstance(memory, Mapping) else {}
     return build_view(
         read("messages") or [],
         budget,
         summary=read("summary"),
         recalled=read("recalled") or [],
-        cursor=entries.get("trim"),
-        place=entries.get("summarize"),
+        memory=memory if isinstance(memory, Mapping) else None,
     ).messages
 
 
@@ -143,8 +130,7 @@ def build_view(
     *,
     summary: Mapping[str, Any] | None = None,
     recalled: Sequence[Mapping[str, Any]] = (),
-    cursor: Mapping[str, Any] | None = None,
-    place: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
 ) -> View:
     """Build the view that `trim`, `context` and TokenTrimmer return.
 
@@ -153,66 +139,51 @@ def build_view(
         budget: The one budget of all parts.
         summary: `{"text", "through_id"}`; stands for every message up to and including that one.
         recalled: Memories, best first; as many as fit their share are shown.
-        cursor: `View.cursor` of the last turn; the view starts there again as long as it fits.
-        place: `memory["summarize"]`, which finds `through_id` again if its message is gone.
+        memory: The cursors of a state. With `{"trim": View.cursor}` of the last turn the view
+            starts there again as long as it fits; `"summarize"` finds the place up to which the
+            summary goes if its message is gone.
 
     Raises:
         BudgetTooSmall: What must stay does not fit, even without summary and facts.
         ConfigError: An argument cannot be used.
 
     Cost:
-        Proportional to the view, not to the history, where a cursor is given and still holds.
+        Proportional to the view, not to the history, where a cursor is given and still holds,
+        except on a turn on which the view is cut.
     """
     if not isinstance(budget, ContextBudget):
         raise ConfigError(f"budget is a ContextBudget like ContextBudget(4000), got {budget!r}")
-    cursor = cursor if isinstance(cursor, Mapping) else {}
-    summary = checked_summary(summary)
+    cursor = _entry(memory, "trim")
     history = History.read(messages, cursor)
-    covered = covered_until(history.messages, summary, place or {})
-    begin = max(covered, history.start)
-    facts = _facts_that_fit(recalled, budget)
-    left_out = ["facts"] if len(facts) < len(recalled) else []
-    extras = _extras(summary, facts)
-    fixed = budget.fixed([*(history.messages[i] for i in history.systems), *extras])
-    clear = cleared_until(history.messages, cursor)
-    found = fit(history, budget, begin=begin, fixed=fixed, clear=clear)
+    summary = checked_summary(summary)
+    covered = covered_until(history.messages, summary, _entry(memory, "summarize"))
+    notes = Notes.of(summary, recalled, budget)
+    left_out = ["facts"] if len(notes.facts) < len(recalled) else []
+    found = fit_view(history, budget, notes, covered=covered, cursor=cursor)
     if found.cut and history.offset:
         # A cut is rare, and a good time to look at all of the history again.
-        by_id = {**cursor, "start": None}
-        return build_view(
-            messages, budget, summary=summary, recalled=recalled, cursor=by_id, place=place
-        )
+        history = History.read(messages, cursor, whole=True)
+        found = fit_view(history, budget, notes, covered=covered, cursor=cursor)
     window, start = found.window, found.start
 
-    shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
-    while tokens > budget.high and (later := _next_turn(history, start)):
+    shown, tokens = _lay_out(history, window, start, notes, budget)
+    while tokens > budget.high and (later := history.turn_after(start)) is not None:
         # Only for a counter whose parts do not add up to the whole.
         start = later
-        shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
-    while tokens > budget.high and extras:
+        shown, tokens = _lay_out(history, window, start, notes, budget)
+    while tokens > budget.high and (notes.facts or notes.summary):
         # Facts can be recalled again, and the best come first; a summary cannot.
-        part = "facts" if facts else "summary"
-        facts, summary = facts[:-1], summary if facts else None
+        part = "facts" if notes.facts else "summary"
+        (notes.facts or notes.summary).pop()
         if part not in left_out:
             left_out.append(part)
-        extras = _extras(summary, facts)
-        fixed = budget.fixed([*(history.messages[i] for i in history.systems), *extras])
-        shown, tokens = _lay_out(history, window, start, extras, fixed=fixed, budget=budget)
+        shown, tokens = _lay_out(history, window, start, notes, budget)
     shortened: list[str] = []
     if tokens > budget.high and budget.on_overflow == "shorten_tools":
         shown, shortened = shorten_tools(shown, tokens - budget.high, budget)
         tokens = budget.count(shown)
     if tokens > budget.high:
-        raise BudgetTooSmall(
-            f"the system messages and the latest turn take {tokens} tokens, but the budget leaves "
-            f"{budget.high} (max_tokens={budget.max_tokens}, reserve_reply={budget.reserve_reply}, "
-            f"tools={budget.tool_tokens}). Raise max_tokens, or shorten the system message"
-            + (
-                ', or pass on_overflow="shorten_tools" where long tool results are the cause.'
-                if budget.on_overflow == "raise"
-                else " or the latest turn; shorter tool results were not enough."
-            )
-        )
+        raise _too_small(budget, tokens)
 
     def ids(positions: Iterable[int]) -> list[str]:
         return [id_of(history.messages, i) for i in sorted(positions) if i >= start]
@@ -228,7 +199,7 @@ def build_view(
         cut=found.cut,
         orphaned=ids(window.orphaned),
         set_aside=ids(window.set_aside),
-        cleared_results={i: m for i in window.cleared if i >= start and (m := window.changes[i])},
+        cleared={i: m for i in window.cleared if i >= start and (m := window.changes[i])},
         shortened=shortened,
         left_out=left_out,
         history=history,
@@ -237,16 +208,83 @@ def build_view(
     )
 
 
-def _extras(summary: Mapping[str, Any] | None, facts: Sequence[str]) -> list[BaseMessage]:
-    """Return the summary message and the facts message, each only if it has something to say."""
-    extras: list[BaseMessage] = []
-    if summary and summary["text"].strip():
-        extras.append(
-            SystemMessage(prompts.fill("summary_in_view", summary=summary["text"]), id=SUMMARY_ID)
+def _entry(memory: Mapping[str, Any] | None, node: str) -> Mapping[str, Any]:
+    entry = memory.get(node) if isinstance(memory, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _too_small(budget: ContextBudget, tokens: int) -> BudgetTooSmall:
+    return BudgetTooSmall(
+        f"the system messages and the latest turn take {tokens} tokens, but the budget leaves "
+        f"{budget.high} (max_tokens={budget.max_tokens}, reserve_reply={budget.reserve_reply}, "
+        f"tools={budget.tool_tokens}). Raise max_tokens, or shorten the system message"
+        + (
+            ', or pass on_overflow="shorten_tools" where long tool results are the cause.'
+            if budget.on_overflow == "raise"
+            else " or the latest turn; shorter tool results were not enough."
         )
-    if facts:
-        extras.append(_facts_message(facts))
-    return extras
+    )
+
+
+@dataclass(slots=True)
+class Notes:
+    """What stands in a view beside the messages: the summary's message, and lines of facts."""
+
+    summary: list[BaseMessage]
+    facts: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        summary: Mapping[str, Any] | None,
+        recalled: Sequence[Mapping[str, Any]],
+        budget: ContextBudget,
+    ) -> "Notes":
+        """Return a summary that has something to say, and the facts that their share holds."""
+        text = summary["text"].strip() if summary else ""
+        head = SystemMessage(prompts.fill("summary_in_view", summary=text), id=SUMMARY_ID)
+        return cls([head] if text else [], _facts_that_fit(recalled, budget))
+
+    @property
+    def facts_messages(self) -> list[BaseMessage]:
+        """The message of the facts, if there are any."""
+        return [_facts_message(self.facts)] if self.facts else []
+
+
+def fit_view(
+    history: History,
+    budget: ContextBudget,
+    notes: Notes,
+    *,
+    covered: int,
+    cursor: Mapping[str, Any],
+    high: int | None = None,
+) -> Fit:
+    """Decide which turns a view shows; RollingSummarizer folds those that it would drop.
+
+    Args:
+        history: The history.
+        budget: The one budget of all parts.
+        notes: What stands beside the messages.
+        covered: The position before which the summary stands for the messages.
+        cursor: `View.cursor` of the last turn.
+        high: Another limit in place of `budget.high`.
+    """
+    return fit(
+        history,
+        budget,
+        begin=max(covered, history.start) if high is None else covered,
+        fixed=_fixed(history, budget, notes),
+        clear=cleared_until(history.messages, cursor),
+        high=budget.high if high is None else high,
+        low=budget.low,
+    )
+
+
+def _fixed(history: History, budget: ContextBudget, notes: Notes) -> int:
+    return budget.fixed(
+        [*(history.messages[i] for i in history.systems), *notes.summary, *notes.facts_messages]
+    )
 
 
 def _facts_message(facts: Sequence[str]) -> BaseMessage:
@@ -258,14 +296,14 @@ def _facts_that_fit(recalled: Sequence[Mapping[str, Any]], budget: ContextBudget
     if not recalled:
         return []
     lines: list[str] = []
-    left = budget.recall_share - budget.count_one(_facts_message([]))
+    left = budget.recall_limit - budget.count_one(_facts_message([]))
     for line in map(_fact_line, recalled):
         tokens = budget.count_text(line) + 1
         if tokens <= left:
             lines.append(line)
             left -= tokens
     # The parts of a text may take less than the whole.
-    while lines and budget.count_one(_facts_message(lines)) > budget.recall_share:
+    while lines and budget.count_one(_facts_message(lines)) > budget.recall_limit:
         lines.pop()
     return lines
 
@@ -284,33 +322,16 @@ def _fact_line(item: Mapping[str, Any]) -> str:
     return f"- ({day}{note}) {text}"
 
 
-def _next_turn(history: History, position: int) -> int | None:
-    """Return the start of the turn behind a position, or None if it lies in the last."""
-    last = history.turn_before(len(history.messages), position)
-    while last > position and (before := history.turn_before(last, position)) > position:
-        last = before
-    return last if last > position else None
-
-
 def _lay_out(
-    history: History,
-    window: Window,
-    start: int,
-    extras: Sequence[BaseMessage],
-    *,
-    fixed: int,
-    budget: ContextBudget,
+    history: History, window: Window, start: int, notes: Notes, budget: ContextBudget
 ) -> tuple[list[BaseMessage], int]:
     """Return the messages of a view in their order, and their tokens."""
     messages, systems = history.messages, history.systems
     head = next((n for n, i in enumerate(systems) if n != i), len(systems))
-    shown = messages[:head]
-    shown += [m for m in extras if m.id != RECALLED_ID]
-    shown += [messages[i] for i in systems[head:] if i < start]
-    start = max(start, head)
-    beside = history.turn_before(len(messages), start) if start < len(messages) else start
-    if start == len(messages) or history.role(beside) != "human":
-        beside = len(messages)
+    begin = max(start, head)
+    latest = len(messages)
+    if begin < latest and history.role(found := history.turn_before(latest, begin)) == "human":
+        latest = found
 
     def turns(begin: int, end: int) -> list[BaseMessage]:
         if not window.changes:
@@ -318,10 +339,15 @@ def _lay_out(
         changed = (window.changes.get(i, messages[i]) for i in range(begin, end))
         return [m for m in changed if m is not None]
 
-    shown += turns(start, beside)
-    shown += [m for m in extras if m.id == RECALLED_ID]
-    shown += turns(beside, len(messages))
+    shown = [
+        *messages[:head],
+        *notes.summary,
+        *(messages[i] for i in systems[head:] if i < begin),
+        *turns(begin, latest),
+        *notes.facts_messages,
+        *turns(latest, len(messages)),
+    ]
     if budget.counter is not None:
         return shown, budget.count(shown)
-    tokens = fixed + sum(window.sizes[max(start - window.reached, 0) :])
-    return shown, tokens if shown else 0
+    sizes = window.sizes[max(start - window.reached, 0) :]
+    return shown, _fixed(history, budget, notes) + sum(sizes) if shown else 0

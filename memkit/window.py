@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from memkit.budget import ContextBudget
 from memkit.history import History
 from memkit.messages import after, call_ids, orphans
-from memkit.tool_results import ANY_TOOL, as_spoken, clear_before, cleared, tool_names
+from memkit.tool_traffic import as_spoken, clear_before, cleared, is_cleared, rule_for, tool_names
 
 _FIRST_LOOK = 4  # messages that are counted to see how long they are
 
@@ -66,33 +66,42 @@ def fit(
     begin: int,
     fixed: int,
     clear: Mapping[str, int],
-    high: int | None = None,
+    high: int,
+    low: int,
 ) -> Fit:
     """Decide which turns are shown, and which tool results of them are cleared.
 
     Args:
         history: The history.
-        budget: Above `budget.high` tool results are cleared, where the budget says so, and turns
-            are dropped until `budget.low`; the latest turn always stays.
+        budget: Counts, and says which tool results may be cleared.
         begin: The first message that may be shown.
         fixed: Tokens of what is shown besides: all system messages, summary, facts.
         clear: What was cleared on earlier turns.
-        high: Another limit in place of `budget.high`.
+        high: Above this many tokens results are cleared and turns dropped; the latest turn always
+            stays,
+        low: until there are at most so many.
     """
-    high = budget.high if high is None else high
-    if budget.clear_tool_results is None:
-        clear = {}
-    window = _read_window(history, budget, begin=begin, fixed=fixed, high=high, clear=clear)
+    low = min(low, high)
+    rule = budget.clear_tool_results
+    window = _read_window(
+        history,
+        budget,
+        begin,
+        fixed=fixed,
+        high=high,
+        low=low,
+        clear=clear if rule is not None else {},
+    )
     cut = window.reached > begin or window.total > high
-    if cut and budget.clear_tool_results is not None:
-        clear = clear_before(history.messages, budget.clear_tool_results, begin)
+    if cut and rule is not None:
+        clear = clear_before(history.messages, budget.tool_rules, begin)
         # What clearing gains is to last for more than a turn.
-        high = budget.low
-        window = _read_window(history, budget, begin=begin, fixed=fixed, high=high, clear=clear)
+        high = low
+        window = _read_window(history, budget, begin, fixed=fixed, high=high, low=low, clear=clear)
     start = begin
     if window.reached > begin or window.total > high:
-        start = _first_shown(history, window, fixed=fixed, low=budget.low)
-    return Fit(window, start, cut, clear)
+        start = _first_shown(history, window, fixed=fixed, low=low)
+    return Fit(window, start, cut, clear if rule is not None else {})
 
 
 def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:
@@ -106,23 +115,25 @@ def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) ->
 def _read_window(
     history: History,
     budget: ContextBudget,
-    *,
     begin: int,
+    *,
     fixed: int,
     high: int,
+    low: int,
     clear: Mapping[str, int],
 ) -> Window:
     """Read a history from its end until `begin`, or until it is certain that `high` is exceeded.
 
-    The arguments are those of `fit`.
+    If all of it fits, it is read until `begin`; if not, no further than `low`, since the rest is
+    dropped anyway. How many messages that are is guessed from the average so far.
     """
     end = len(history.messages)
     window = Window(end, fixed)
     latest = history.turn_before(end, begin)
     late = history.systems[bisect_left(history.systems, begin) :]
     parts: list[list[int]] = []
-    undecided = True
-    # What a cursor points to most likely fits; anything else is read no further than needed.
+    may_all_fit = True
+    # What a cursor points to most likely fits.
     step = end if history.offset else _FIRST_LOOK
     while window.reached > begin:
         start = max(window.reached - step, begin)
@@ -131,25 +142,25 @@ def _read_window(
         chunk = history.messages[start : window.reached]
         if _has_tool_traffic(chunk):
             _change_tools(window, chunk, start, latest=latest, budget=budget, clear=clear)
-            found = _shown_sizes(window, chunk, start, budget)
+            sizes = _shown_sizes(window, chunk, start, budget)
         else:
-            found = budget.sizes(chunk)
+            sizes = budget.sizes(chunk)
         for i in late:
             if start <= i < window.reached:
-                found[i - start] = 0
-        parts.append(found)
-        window.total += sum(found)
+                sizes[i - start] = 0
+        parts.append(sizes)
+        window.total += sum(sizes)
         window.reached = start
         if window.total > high:
             break
-        if undecided and window.total > budget.low:
+        if may_all_fit and window.total > low:
             if _surely_exceeds(history, window, begin=begin, high=high, least=budget.least):
                 break
-            undecided = False
+            may_all_fit = False
         if not history.offset:
-            aim = budget.low if undecided else high
-            each = (window.total - fixed) / (end - start) or 1
-            step = max(2, int((aim - window.total) / each))
+            aim = low if may_all_fit else high
+            average = (window.total - fixed) / (end - start) or 1
+            step = max(2, int((aim - window.total) / average))
     for part in reversed(parts):
         window.sizes += part
     return window
@@ -224,9 +235,11 @@ def _change_tools(
         elif not budget.keep_tool_traffic and position < latest and (result or call_ids(message)):
             window.changes[position] = as_spoken(message)
             window.set_aside.append(position)
-        elif isinstance(message, ToolMessage) and (
-            position < clear.get(names.get(i, ""), clear.get(ANY_TOOL, 0))
+        elif isinstance(message, ToolMessage) and position < clear.get(
+            rule_for(names.get(i, ""), budget.tool_rules), 0
         ):
+            if is_cleared(message):
+                continue
             shorter = cleared(message)
             if budget.count_one(shorter) < budget.count_one(message):
                 window.changes[position] = shorter

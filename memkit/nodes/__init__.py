@@ -3,7 +3,7 @@
 from memkit.nodes.extract import FactExtractor
 from memkit.nodes.recall import MemoryRecall
 from memkit.nodes.record import TurnRecorder
-from memkit.nodes.results import atool_result, tool_result
+from memkit.nodes.results import afind_tool_result, find_tool_result
 from memkit.nodes.summarize import RollingSummarizer
 from memkit.nodes.trim import TokenTrimmer
 from memkit.nodes.verify import StaleFactCheck
@@ -15,6 +15,6 @@ __all__ = [
     "StaleFactCheck",
     "TokenTrimmer",
     "TurnRecorder",
-    "atool_result",
-    "tool_result",
+    "afind_tool_result",
+    "find_tool_result",
 ]

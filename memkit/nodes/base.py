@@ -11,11 +11,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import Runtime, get_runtime
-from langgraph.store.base import BaseStore
+from langgraph.store.base import BaseStore, PutOp
 
-from memkit.effects import Body, arun, run
+from memkit.effects import Body, StoreBatch, arun, run
 from memkit.errors import ConfigError, StoreMissing
-from memkit.messages import after, id_of, now_of, turn_start_at
+from memkit.messages import after, id_of, ids_before, now_of, turn_start_at
 
 Update: TypeAlias = dict[str, Any]
 
@@ -28,7 +28,6 @@ READ_CHANNEL = "__pregel_read"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 READERS = ("extract", "record")
 """The entries of nodes that read a message once: until then it must stay in the history."""
-_RECENT = 8  # ids kept beside a cursor, in case its message is removed
 
 
 @dataclass(frozen=True)
@@ -161,6 +160,19 @@ def check_type(what: str, value: object, wanted: type) -> None:
         raise ConfigError(f"{what} is of type {wanted.__name__}, got {value!r}")
 
 
+def write(store: BaseStore, puts: Sequence[PutOp]) -> Body[None]:
+    """Write items in one batch, or in more where texts repeat.
+
+    LangGraph's InMemoryStore fails on a batch that holds two equal texts to embed.
+    """
+    while puts:
+        first: dict[Any, PutOp] = {}
+        for put in puts:
+            first.setdefault((put.value or {}).get("text", put.key), put)
+        yield StoreBatch(store, list(first.values()))
+        puts = [put for put in puts if put not in first.values()]
+
+
 def utc_now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)
@@ -246,17 +258,14 @@ class MemoryNode(Runnable[Any, Update]):
         Where that message was removed, the latest of the few before it counts.
         """
         cursor = self.cursor(visit, entry)
-        recent = cursor.get("recent")
-        known = [cursor.get("through_id"), *(reversed(recent) if isinstance(recent, list) else ())]
-        return next((found for i in known if (found := after(messages, i))), 0)
+        return after(messages, cursor.get("through_id"), cursor.get("recent"))
 
     def read_through(
         self, visit: Visit, entry: str, messages: Sequence[BaseMessage], end: int
     ) -> Update:
         """Return the update that says that the messages before `end` are read."""
-        recent = [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)]
-        through = id_of(messages, end - 1)
-        return self.with_cursor(visit, entry, {"through_id": through, "recent": recent})
+        place = {"through_id": id_of(messages, end - 1), "recent": ids_before(messages, end)}
+        return self.with_cursor(visit, entry, place)
 
     def read_by_all(self, visit: Visit, messages: Sequence[BaseMessage], limit: int) -> int:
         """Return the start of the last turn up to `limit` before which every reader has read."""

@@ -30,6 +30,7 @@ from memkit.nodes.base import (
     check_namespace,
     check_type,
     resolve_model,
+    write,
 )
 from memkit.nodes.record import memory_key, said_by_someone
 
@@ -115,7 +116,9 @@ class FactExtractor(MemoryNode):
             except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
                 _log.warning("no facts were taken down, the next turn tries again: %s", error)
                 visit.emit(failed=str(error))
-                return {}
+                cursor = self.cursor(visit, "extract")
+                failures = cursor.get("failures", 0) + 1
+                return self.with_cursor(visit, "extract", {**cursor, "failures": failures})
         if not proposed:
             return done
         written, existing = yield from self._known(store, namespace, proposed)
@@ -125,8 +128,7 @@ class FactExtractor(MemoryNode):
             PutOp(namespace, fact.key, fact.to_value(), index=["text"])
             for fact in _to_write(changes)
         ]
-        if ops:
-            yield StoreBatch(store, ops)
+        yield from write(store, ops)
         counts.update(change.action for change in changes)
         visit.emit(**{k: counts[k] for k in ("add", "confirm", "supersede", "ungrounded")})
         return done

@@ -7,9 +7,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.store.base import PutOp
 
-from memkit.effects import Body, StoreBatch
+from memkit.effects import Body
 from memkit.messages import id_of, said_at, speaker_of, text_of
-from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace
+from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace, write
 from memkit.view import RECALLED_ID
 
 
@@ -75,7 +75,6 @@ class TurnRecorder(MemoryNode):
             puts.append(
                 PutOp(namespace, memory_key(visit.thread_id, message_id), value, index=["text"])
             )
-        if puts:
-            yield StoreBatch(store, puts)
+        yield from write(store, puts)
         visit.emit(recorded=len(puts))
         return self.read_through(visit, "record", messages, len(messages))

@@ -5,23 +5,27 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.store.base import BaseStore, GetOp, PutOp
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore, PutOp, SearchOp
 
 from memkit.effects import Body, StoreBatch, arun, run
 from memkit.messages import said_at
 from memkit.nodes.base import Visit, check_namespace
-from memkit.tool_results import find_result, is_cleared
+from memkit.tool_traffic import find_result, is_cleared
 
+_NAME = "find_tool_result"
+_MOST = 1_000  # results under one id of a call
 RESULTS_NAMESPACE = ("users", "{user_id}", "tool_results", "{thread_id}")
 
 
-def tool_result(
+def find_tool_result(
     tool_call_id: str,
     messages: Sequence[BaseMessage],
     *,
     store: BaseStore | None = None,
     config: RunnableConfig | None = None,
-    namespace: Sequence[str] = RESULTS_NAMESPACE,
+    runtime: Runtime[Any] | None = None,
+    results_namespace: Sequence[str] = RESULTS_NAMESPACE,
 ) -> ToolMessage | None:
     """Return the whole result of a tool call: from the history, or from the store.
 
@@ -33,10 +37,12 @@ def tool_result(
         messages: The history: `state["messages"]`.
         store: The graph's store, where the history may have lost it.
         config: The config of the run; fills the namespace.
-        namespace: What TokenTrimmer was given as `results_namespace`.
+        runtime: The runtime of the run, if names of the namespace come from its context.
+        results_namespace: What TokenTrimmer was given.
 
     Returns:
-        The result as it was said, or None if there is none of that id.
+        The result, or None if there is none of that id. From the store it has its id, content,
+        name and status. Where ids of calls repeat in a thread, it is the latest.
 
     Raises:
         ConfigError: A name of the namespace is not in the config.
@@ -44,41 +50,63 @@ def tool_result(
     Cost:
         At most one `batch` of the store.
     """
-    return run(_find(tool_call_id, messages, store, config, namespace))
+    return run(
+        _find(
+            tool_call_id,
+            messages,
+            store,
+            Visit({}, config or {}, runtime, _NAME),
+            results_namespace,
+        )
+    )
 
 
-async def atool_result(
+async def afind_tool_result(
     tool_call_id: str,
     messages: Sequence[BaseMessage],
     *,
     store: BaseStore | None = None,
     config: RunnableConfig | None = None,
-    namespace: Sequence[str] = RESULTS_NAMESPACE,
+    runtime: Runtime[Any] | None = None,
+    results_namespace: Sequence[str] = RESULTS_NAMESPACE,
 ) -> ToolMessage | None:
-    """Return what `tool_result` does, without blocking the event loop."""
-    return await arun(_find(tool_call_id, messages, store, config, namespace))
+    """Return what `find_tool_result` does, without blocking the event loop."""
+    return await arun(
+        _find(
+            tool_call_id,
+            messages,
+            store,
+            Visit({}, config or {}, runtime, _NAME),
+            results_namespace,
+        )
+    )
 
 
 def _find(
     tool_call_id: str,
     messages: Sequence[BaseMessage],
     store: BaseStore | None,
-    config: RunnableConfig | None,
+    visit: Visit,
     template: Sequence[str],
 ) -> Body[ToolMessage | None]:
     found = find_result(tool_call_id, messages)
-    if store is None or (found is not None and not is_cleared(found)):
+    if found is not None and not is_cleared(found):
         return found
-    namespace = Visit({}, config or {}, None, "tool_result").namespace(check_namespace(template))
-    (item,) = yield StoreBatch(store, [GetOp(namespace, tool_call_id)])
-    if item is None:
-        return found
+    if store is None:
+        return None
+    namespace = visit.namespace(check_namespace(template))
+    # By its message: some models use the ids of calls again.
+    search = SearchOp(namespace, filter={"tool_call_id": tool_call_id}, limit=_MOST)
+    (items,) = yield StoreBatch(store, [search])
+    if not items:
+        return None
+    latest = max(items, key=lambda item: item.created_at)
     return ToolMessage(
-        item.value["content"],
+        latest.value["content"],
         tool_call_id=tool_call_id,
-        id=item.value["message_id"],
-        name=item.value["tool"],
-        status=item.value["status"],
+        id=latest.key,
+        name=latest.value["tool"],
+        status=latest.value["status"],
     )
 
 
@@ -87,10 +115,10 @@ def stored(namespace: tuple[str, ...], message: ToolMessage) -> PutOp:
     at = said_at(message)
     value: dict[str, Any] = {
         "kind": "tool_result",
+        "tool_call_id": message.tool_call_id,
         "tool": message.name,
         "status": message.status,
         "content": message.content,
-        "message_id": message.id,
         "last_updated": at.isoformat() if at else None,
     }
-    return PutOp(namespace, message.tool_call_id, value, index=False)
+    return PutOp(namespace, message.id or "", value, index=False)

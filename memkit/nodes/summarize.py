@@ -18,7 +18,8 @@ from memkit.extractive import candidate_lines, choose_lines
 from memkit.history import History
 from memkit.messages import call_ids, id_of, text_of, turn_start_at
 from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
-from memkit.nodes.removal import removable, removal, way_to_remove
+from memkit.nodes.removal import remover
+from memkit.nodes.results import RESULTS_NAMESPACE
 from memkit.summary import (
     Part,
     UnusableSummary,
@@ -29,13 +30,15 @@ from memkit.summary import (
     parts,
     place_of,
 )
-from memkit.window import cleared_until, fit
+from memkit.view import Notes, fit_view
+from memkit.window import fit
 
 _log = logging.getLogger(__name__)
 _NOSTREAM = "nostream"  # LangGraph keeps tokens of a call with this tag out of the user's stream
 _STRICTER = "- Your last record was too long. Keep only what later turns cannot do without."
 _WRAPPER_TOKENS = 32  # the heading of the summary in the view and its message overhead, rounded up
 _PROMPT_TOKENS = 600  # the instructions, and the record so far beside its share, rounded up
+_LOWEST = 0.75  # of the budget: a fold makes room for several turns
 _USUAL_WINDOW = 8_000  # tokens; chat models of recent years take more
 _LONGEST_WAIT = 15  # turns without a call, after many failed ones
 
@@ -58,12 +61,16 @@ class RollingSummarizer(MemoryNode):
         style: "sections" (who, goals, decisions, open points, preferences) or "text".
         embeddings: For the extractive form: chooses sentences by meaning; None: by their words.
         window_tokens: The most that one call may be sent; a longer fold takes several calls.
-            Default: what the model's profile says, or 8,000, or `budget.max_tokens` if that is more.
+            Default: what the model's profile says, else 8,000 or `budget.max_tokens`, whichever is
+            more.
         work_ahead: The share of the budget above which it folds behind a reply.
         after_extraction: Fold no turn that FactExtractor has not read, until `backlog_tokens` of
             such turns wait.
         backlog_tokens: The bound of that backlog; default: half of the budget.
-        destructive: Also remove folded turns from the history, as TokenTrimmer does.
+        destructive: Also remove folded turns from the history, once extractor and recorder have
+            read them.
+        results_namespace: Where tool results are put before they go, see `find_tool_result`; None
+            to let them go.
         summary_key: The state key of the summary.
         recalled_key: The state key of the recalled memories, if the state has one.
         kwargs: See MemoryNode.
@@ -99,6 +106,7 @@ class RollingSummarizer(MemoryNode):
         after_extraction: bool = False,
         backlog_tokens: int | None = None,
         destructive: bool = False,
+        results_namespace: Sequence[str] | None = RESULTS_NAMESPACE,
         summary_key: str = "summary",
         recalled_key: str = "recalled",
         **kwargs: Any,
@@ -123,7 +131,7 @@ class RollingSummarizer(MemoryNode):
         profile = getattr(self.model, "profile", None) or {}
         window = profile.get("max_input_tokens") or max(_USUAL_WINDOW, budget.max_tokens)
         self.window_tokens = _tokens("window_tokens", window_tokens, window)
-        self.destructive = destructive
+        self.remover = remover(self.messages_key, results_namespace) if destructive else None
         self.summary_key = summary_key
         self.recalled_key = recalled_key
 
@@ -134,17 +142,16 @@ class RollingSummarizer(MemoryNode):
 
     def body(self, visit: Visit) -> Body[Update]:
         """Fold what does not fit; nothing to do on most turns."""
-        if self.destructive:
-            # Said on the first turn, not on the one that has something to remove.
-            way = way_to_remove(visit.config, self.messages_key)
+        if self.remover is not None:
+            self.remover.check(visit)
         summary = checked_summary(visit.read(self.summary_key))
         entry = self.cursor(visit, "summarize")
         history = History.read(self.messages(visit), self.cursor(visit, "trim"))
         begin = covered_until(history.messages, summary, entry)
         if history.offset > begin:
-            history = History.read(history.messages)
+            history = History.read(history.messages, whole=True)
         update: Update = {}
-        end = self._fold_until(visit, history, begin)
+        end = self._fold_until(visit, history, summary, begin)
         waiting = entry.get("wait", 0)
         if end > begin and waiting:
             update = self.with_cursor(visit, "summarize", {**entry, "wait": waiting - 1})
@@ -152,28 +159,51 @@ class RollingSummarizer(MemoryNode):
             update = yield from self._fold(visit, history, summary, begin, end)
             folded = update.get(self.summary_key)
             begin = covered_until(history.messages, folded, {}) if folded else begin
-        if self.destructive:
+        elif not entry:
+            # A destructive trimmer is to know that turns are waited for.
+            update = self.with_cursor(visit, "summarize", {"failures": 0})
+        if self.remover is not None and not entry.get("removes"):
+            # Not on its first turn: nodes behind it have not yet said that they read this thread.
+            written = update.get(self.memory_key, {}).get("summarize", entry)
+            update |= self.with_cursor(visit, "summarize", {**written, "removes": True})
+        if self.remover is not None and entry.get("removes"):
             limit = self.read_by_all(visit, history.messages, begin)
-            gone = removable(history, limit)
+            gone, removal = yield from self.remover.remove(visit, history, limit, {})
             if gone:
-                update[self.messages_key] = removal(way, history.messages, gone, {})
                 visit.emit(removed=[id_of(history.messages, i) for i in gone])
+            update |= removal
         return update
 
-    def _fold_until(self, visit: Visit, history: History, begin: int) -> int:
+    def _fold_until(
+        self, visit: Visit, history: History, summary: Mapping[str, Any] | None, begin: int
+    ) -> int:
         """Return where the turns to fold end; `begin` if there is room for all of them."""
         budget, messages = self.budget, history.messages
-        fixed = budget.fixed([messages[i] for i in history.systems])
-        fixed += budget.summary_share + _WRAPPER_TOKENS
-        if visit.read(self.recalled_key):
-            fixed += min(budget.recall_share, budget.high // 2)
         replied = (
             bool(messages) and isinstance(messages[-1], AIMessage) and not call_ids(messages[-1])
         )
         high = int(budget.high * self.work_ahead) if replied else budget.high
-        clear = cleared_until(messages, self.cursor(visit, "trim"))
-        found = fit(history, budget, begin=begin, fixed=fixed, clear=clear, high=high)
-        end = found.start
+        notes = Notes.of(summary, visit.read(self.recalled_key) or [], budget)
+        cursor = self.cursor(visit, "trim")
+        found = fit_view(history, budget, notes, covered=begin, cursor=cursor, high=high)
+        # What the view has dropped does not come back into it, even if there is room again.
+        dropped = max(found.start, history.start)
+        if dropped == begin:
+            return begin
+        # More than the trimmer would drop: the new record may take all of its share, and one call
+        # is to fold more than one turn even where the view keeps as much as fits.
+        record = budget.summary_limit + _WRAPPER_TOKENS
+        fixed = budget.fixed([*(messages[i] for i in history.systems), *notes.facts_messages])
+        end = fit(
+            history,
+            budget,
+            begin=begin,
+            fixed=fixed + record,
+            clear=found.clear,
+            high=high,
+            low=min(budget.low, int(high * _LOWEST)),
+        ).start
+        end = max(end, dropped)
         if self.after_extraction and end > begin:
             read = self.unread(visit, "extract", messages)
             early = turn_start_at(messages, read) if read < end else end
@@ -242,7 +272,7 @@ class RollingSummarizer(MemoryNode):
     def _parts(self, messages: Sequence[BaseMessage], begin: int, end: int) -> Iterable[Part]:
         if self.model is None:
             return [Part("", end)]
-        room = self.window_tokens - _PROMPT_TOKENS - 2 * self.budget.summary_share
+        room = self.window_tokens - _PROMPT_TOKENS - 2 * self.budget.summary_limit
         room = max(room, self.window_tokens // 4)
         return parts(messages, begin, end, room, self.budget.count_text)
 
@@ -258,13 +288,13 @@ class RollingSummarizer(MemoryNode):
             lines,
             vectors=vectors,
             later=[text_of(message) for message in later],
-            max_tokens=self.budget.summary_share,
+            max_tokens=self.budget.summary_limit,
             count=self.budget.count_text,
         )
 
     def _ask(self, visit: Visit, previous: str, news: str, spent: Counter[str]) -> Body[str]:
         """Return the record that the model writes; once more, stricter, if it is too long."""
-        limit = self.budget.summary_share
+        limit = self.budget.summary_limit
         config = {**visit.config, "tags": [*(visit.config.get("tags") or []), _NOSTREAM]}
         text = ""
         for strictness in ("", _STRICTER):

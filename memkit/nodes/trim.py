@@ -4,16 +4,24 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import ToolMessage
-
 from memkit.budget import ContextBudget
-from memkit.effects import Body, StoreBatch
+from memkit.effects import Body
 from memkit.messages import id_of
-from memkit.nodes.base import MemoryNode, Update, Visit, check_namespace, check_type
-from memkit.nodes.removal import removable, removal, way_to_remove
-from memkit.nodes.results import RESULTS_NAMESPACE, stored
-from memkit.tool_results import is_cleared
-from memkit.view import View, build_view
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type
+from memkit.nodes.removal import remover
+from memkit.nodes.results import RESULTS_NAMESPACE
+from memkit.view import build_view
+
+OUTPUT_KEY = "llm_input_messages"
+_NOTHING = {
+    "dropped": 0,
+    "orphaned": 0,
+    "set_aside": 0,
+    "cleared": 0,
+    "shortened": 0,
+    "left_out": [],
+    "removed": 0,
+}
 
 
 class TokenTrimmer(MemoryNode):
@@ -24,11 +32,13 @@ class TokenTrimmer(MemoryNode):
 
     Args:
         budget: The one budget of everything in the view.
-        destructive: Also remove from the history the turns that the view has dropped, and clear
-            there the tool results that it shows cleared. What the summarizer has not folded, or the
-            extractor and the recorder have not read, waits.
+        destructive: Also remove from the history the turns that the view has dropped, and, in a
+            graph without a summarizer, clear there the tool results that it shows cleared. What
+            the summarizer has not folded, or the extractor and the recorder have not read, waits;
+            so does everything on the first turn. In a subgraph that shares its messages with the
+            graph around it, this concerns the subgraph's state alone.
         results_namespace: Where a destructive trimmer puts tool results before they go, see
-            `tool_result`; None to let them go.
+            `find_tool_result`; None to let them go.
         output_key: The state key of the view.
         summary_key: The state key of the running summary, if the state has one.
         recalled_key: The state key of the recalled memories, if the state has one.
@@ -36,14 +46,15 @@ class TokenTrimmer(MemoryNode):
 
     State:
         Reads messages, summary, recalled, memory; writes `llm_input_messages` and
-        `memory["trim"]`, and removes from messages if it is destructive. The entry holds the
-        report of the turn: `tokens`, and how many messages were `dropped` since the start of the
-        conversation, and are now `orphaned`, `set_aside`, `cleared` and `shortened`.
+        `memory["trim"]`, and removes from messages if it is destructive. The entry holds where the
+        view starts, its `tokens`, and the `report`: of the messages in the history, how many are
+        `dropped` (neither in the view nor in the summary), `orphaned`, `set_aside`, `cleared` and
+        `shortened`, what is `left_out`, and how many were `removed` on this turn.
 
     Events:
         `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "set_aside", "cleared",
-        "shortened", "left_out", "removed"}`, with ids of messages, on a turn on which one of them
-        changed.
+        "shortened", "left_out", "removed"}` on a turn on which the view is cut or the report
+        changes, with ids of messages; `dropped` are those of this turn.
 
     Raises:
         BudgetTooSmall: On a turn whose system messages and latest turn do not fit.
@@ -61,7 +72,7 @@ class TokenTrimmer(MemoryNode):
         *,
         destructive: bool = False,
         results_namespace: Sequence[str] | None = RESULTS_NAMESPACE,
-        output_key: str = "llm_input_messages",
+        output_key: str = OUTPUT_KEY,
         summary_key: str = "summary",
         recalled_key: str = "recalled",
         **kwargs: Any,
@@ -70,11 +81,10 @@ class TokenTrimmer(MemoryNode):
         check_type("budget", budget, ContextBudget)
         check_type("destructive", destructive, bool)
         self.budget = budget
-        self.destructive = destructive
-        self.results_namespace = (
-            None if results_namespace is None else check_namespace(results_namespace)
-        )
+        self.remover = remover(self.messages_key, results_namespace) if destructive else None
         self.output_key = output_key
+        # A second trimmer of a graph has a view of its own.
+        self.entry = "trim" if output_key == OUTPUT_KEY else f"trim:{output_key}"
         self.summary_key = summary_key
         self.recalled_key = recalled_key
 
@@ -85,39 +95,30 @@ class TokenTrimmer(MemoryNode):
 
     def body(self, visit: Visit) -> Body[Update]:
         """Build the view; asks the outside only where results go into the store."""
-        if self.destructive:
-            # Said on the first turn, not on the one that has something to remove.
-            way = way_to_remove(visit.config, self.messages_key)
-            namespace = self._results_in(visit)
-        before = self.cursor(visit, "trim")
+        if self.remover is not None:
+            self.remover.check(visit)
+        before = self.cursor(visit, self.entry)
         view = build_view(
             self.messages(visit),
             self.budget,
             summary=visit.read(self.summary_key),
             recalled=visit.read(self.recalled_key) or [],
-            cursor=before,
-            place=self.cursor(visit, "summarize"),
+            memory={**self.cursors(visit), "trim": before},
         )
         cursor = view.cursor
         update: Update = {self.output_key: view.messages}
         gone: list[int] = []
-        if self.destructive:
-            messages = view.history.messages
-            gone, replaced = self._may_go(visit, view), view.cleared_results
-            results = [messages[i] for i in (*gone, *replaced)]
-            if namespace is not None:
-                puts = [
-                    stored(namespace, message)
-                    for message in results
-                    if isinstance(message, ToolMessage) and not is_cleared(message)
-                ]
-                if puts:
-                    yield StoreBatch(visit.store, puts)
-            if results:
-                update[self.messages_key] = removal(way, messages, gone, replaced)
-                cursor = _moved(cursor, gone)
+        # Not on its first turn: nodes behind it have not yet said that they read this thread.
+        if self.remover is not None and before.get("removes"):
+            folded = bool(visit.read(self.summary_key)) or "summarize" in self.cursors(visit)
+            limit = view.covered if folded else view.start
+            limit = self.read_by_all(visit, view.history.messages, limit)
+            # A summarizer is to read the whole result.
+            replaced = {} if folded else view.cleared
+            gone, removal = yield from self.remover.remove(visit, view.history, limit, replaced)
+            update |= removal
+            cursor = _moved(cursor, gone)
         report = {
-            "tokens": view.tokens,
             "dropped": view.dropped_count,
             "orphaned": len(view.orphaned),
             "set_aside": len(view.set_aside),
@@ -126,31 +127,22 @@ class TokenTrimmer(MemoryNode):
             "left_out": view.left_out,
             "removed": len(gone),
         }
-        if view.cut or view.orphaned or view.shortened or view.left_out or gone:
+        if view.cut or gone or report != {**_NOTHING, **before.get("report", {})}:
+            messages = view.history.messages
             visit.emit(
                 tokens=view.tokens,
                 dropped=view.dropped_since(view.history.start),
                 orphaned=view.orphaned,
                 set_aside=view.set_aside,
-                cleared=view.cleared,
+                cleared=[id_of(messages, i) for i in view.cleared],
                 shortened=view.shortened,
                 left_out=view.left_out,
-                removed=[id_of(view.history.messages, i) for i in gone],
+                removed=[id_of(messages, i) for i in gone],
             )
-        return {**update, **self.with_cursor(visit, "trim", {**cursor, **report})}
-
-    def _results_in(self, visit: Visit) -> tuple[str, ...] | None:
-        """Return the namespace that tool results go to, in a store that is there."""
-        if self.results_namespace is None:
-            return None
-        _ = visit.store
-        return visit.namespace(self.results_namespace)
-
-    def _may_go(self, visit: Visit, view: View) -> list[int]:
-        """Return positions of messages that the view dropped and that nobody waits for."""
-        folded = visit.read(self.summary_key) or "summarize" in self.cursors(visit)
-        limit = view.covered if folded else view.start
-        return removable(view.history, self.read_by_all(visit, view.history.messages, limit))
+        entry = {**cursor, "tokens": view.tokens, "report": report}
+        if self.remover is not None:
+            entry["removes"] = True
+        return {**update, **self.with_cursor(visit, self.entry, entry)}
 
 
 def _moved(cursor: dict[str, Any], gone: Sequence[int]) -> dict[str, Any]:

@@ -242,14 +242,14 @@ def test_add_memory_never_lets_the_view_become_the_history(how: str) -> None:
     add_memory(builder, around="chat", budget=ContextBudget(260), record_turns=True)
     store = memory_store()
     graph = builder.compile(checkpointer=InMemorySaver(), store=store)
-    for n in range(12):
+    for n in range(24):
         text = f"I bought parcel number {n} in the shop, and it was blue."
         graph.invoke({"messages": [HumanMessage(text)]}, config(f"t{n % 2}"))
     values = graph.get_state(config("t0")).values
     assert values["summary"]
-    assert [m.type for m in values["messages"]] == ["human", "ai"] * 6
+    assert [m.type for m in values["messages"]] == ["human", "ai"] * 12
     facts = store.search(("users", "ann@example%2Ecom", "facts"), limit=100)
-    assert len(facts) == 12
+    assert len(facts) == 24
 
 
 def test_add_memory_refuses_a_jump_past_it() -> None:

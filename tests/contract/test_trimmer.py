@@ -22,6 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import _messages_delta_reducer, add_messages
+from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 from typing_extensions import TypedDict
 
@@ -33,12 +34,12 @@ from memkit import (
     RollingSummarizer,
     TokenTrimmer,
     TurnRecorder,
-    atool_result,
-    tool_result,
+    afind_tool_result,
+    find_tool_result,
 )
 from memkit.errors import BudgetTooSmall, ConfigError, StoreMissing
 from memkit.state import merge_memory
-from memkit.tool_results import CLEARED
+from memkit.tool_traffic import CLEARED
 from tests.conversations import assert_valid, model_calls
 from tests.fakes import HashEmbeddings
 from tests.graphs import config
@@ -192,13 +193,14 @@ def test_what_was_dropped_is_in_the_update_and_in_the_stream() -> None:
                 assert chunk["memkit"] == "TokenTrimmer"
                 dropped += chunk["dropped"]
             else:
-                report = chunk["TokenTrimmer"]["memory"]["trim"]
+                entry = chunk["TokenTrimmer"]["memory"]["trim"]
+                report = entry["report"]
                 shown = chunk["TokenTrimmer"]["llm_input_messages"]
     assert dropped
     assert len(dropped) == len(set(dropped)) == report["dropped"]
     messages = app.get_state(config("t")).values["messages"]
     assert [m.id for m in messages if m.id not in dropped] == [m.id for m in shown]
-    assert report["tokens"] == BUDGET.count(shown)
+    assert entry["tokens"] == BUDGET.count(shown)
 
 
 def test_orphans_in_the_input_are_reported() -> None:
@@ -274,10 +276,13 @@ def test_a_state_that_can_only_grow_is_an_error_at_once_and_nothing_is_written()
 
 def test_messages_without_ids_are_not_removed() -> None:
     trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
-    app = trimming(Plain, trimmer).compile()
-    without = [m.model_copy(update={"id": None}) for n in range(12) for m in tool_turn(n)]
-    with pytest.raises(ConfigError, match="needs messages with ids"):
-        app.invoke({"messages": without}, config("t"))
+    app = trimming(Plain, trimmer).compile(checkpointer=InMemorySaver())
+    messages = [m for n in range(12) for m in tool_turn(n)]
+    app.invoke({"messages": messages}, config("t"))
+    # Of one that is kept, too: its place in the list would change.
+    messages[-1] = messages[-1].model_copy(update={"id": None})
+    with pytest.raises(ConfigError, match="one of them has none"):
+        app.invoke({"messages": messages}, config("t"))
 
 
 def test_what_is_not_yet_read_or_folded_waits() -> None:
@@ -330,15 +335,15 @@ def test_a_result_is_found_again_by_the_id_of_its_call(tmp_path: Any) -> None:
     assert cleared
     for n in range(12):
         (_, _, result, _) = tool_turn(n)
-        found = tool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
+        found = find_tool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
         later = asyncio.run(
-            atool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
+            afind_tool_result(f"call-{n}", values["messages"], store=store, config=config("t"))
         )
         assert found == later == result
-    assert tool_result("call-99", values["messages"], store=store, config=config("t")) is None
+    assert find_tool_result("call-99", values["messages"], store=store, config=config("t")) is None
     # Of another thread, or another user, nothing is found.
     for other in (config("t2"), config("t", user="bob")):
-        assert tool_result("call-0", values["messages"], store=store, config=other) is None
+        assert find_tool_result("call-0", values["messages"], store=store, config=other) is None
 
 
 def test_a_view_without_tool_traffic_leaves_the_history_to_look_it_up() -> None:
@@ -352,7 +357,7 @@ def test_a_view_without_tool_traffic_leaves_the_history_to_look_it_up() -> None:
     @tool
     def earlier_result(tool_call_id: str) -> str:
         """Return the result of an earlier tool call."""
-        found = tool_result(tool_call_id, values["messages"])
+        found = find_tool_result(tool_call_id, values["messages"])
         return "There is none." if found is None else str(found.content)
 
     assert earlier_result.invoke({"tool_call_id": "call-1"}).startswith("Result 1: nothing")
@@ -383,17 +388,18 @@ def test_a_store_that_fails_leaves_the_history_as_it_was() -> None:
     app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
         checkpointer=saver, store=Refusing()
     )
+    app.invoke({"messages": tool_turn(12)}, config("t"))  # nothing goes on its first turn
     with pytest.raises(ConnectionError):
-        app.invoke({"messages": tool_turn(12)}, config("t"))
-    assert len(app.get_state(config("t")).values["messages"]) == 4 * 13
+        app.invoke({"messages": tool_turn(13)}, config("t"))
+    assert len(app.get_state(config("t")).values["messages"]) == 4 * 14
     # Run again with a store that answers, the turn ends as if nothing had happened.
     store = memory_store()
     app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
         checkpointer=saver, store=store
     )
     values = app.invoke(None, config("t"))
-    assert values["messages"][-1].id == "e12"
-    assert tool_result("call-0", values["messages"], store=store, config=config("t"))
+    assert values["messages"][-1].id == "e13"
+    assert find_tool_result("call-0", values["messages"], store=store, config=config("t"))
 
 
 def test_removal_by_hand_and_by_the_trimmer_go_together() -> None:
@@ -408,3 +414,128 @@ def test_removal_by_hand_and_by_the_trimmer_go_together() -> None:
     values = app.invoke({"messages": tool_turn(9)}, config("t"))
     assert_valid(values["messages"])
     assert values["messages"][-1].id == "e9"
+
+
+# -- what was wrong once -----------------------------------------------------------------------
+
+
+def test_cleared_results_stay_cleared_so_that_the_prompt_changes_at_cuts_only() -> None:
+    def heads_changed(rule: Any) -> int:
+        trimmer = TokenTrimmer(ContextBudget(2_000, clear_tool_results=rule))
+        memory: dict[str, Any] = {}
+        previous: list[BaseMessage] = []
+        messages: list[BaseMessage] = []
+        changed = 0
+        for n in range(60):
+            messages += tool_turn(n)
+            state = trimmer.invoke({"messages": list(messages), "memory": memory})
+            memory, view = state["memory"], state["llm_input_messages"]
+            changed += view[: len(previous)] != previous
+            previous = view
+        return changed
+
+    assert heads_changed(None) <= 8
+    assert heads_changed(3) <= 12
+    assert heads_changed({"search": 0}) <= 12
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_thread_that_memory_comes_to_late_loses_nothing(down: bool) -> None:
+    def answer(_: Any) -> AIMessage:
+        raise ConnectionError("no model today")
+
+    saver, store = InMemorySaver(), memory_store()
+    whole = trimming(MemoryState, TokenTrimmer(ContextBudget(10_000))).compile(checkpointer=saver)
+    for n in range(12):
+        whole.invoke({"messages": tool_turn(n)}, config("t"))
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    extractor = FactExtractor(ScriptedModel(answer) if down else None)
+    app = trimming(MemoryState, trimmer, extractor, TurnRecorder()).compile(
+        checkpointer=saver, store=store
+    )
+    for n in range(12, 16):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    recorded = store.search(("users", "ann@example%2Ecom", "turns"), limit=100)
+    assert len(recorded) == 32
+    held = [m.id for m in values["messages"]]
+    assert ("h0" in held) == down, "what was not extracted waits"
+
+
+def test_a_summarizer_behind_the_reply_is_waited_for() -> None:
+    trimmer = TokenTrimmer(BUDGET, destructive=True, results_namespace=None)
+    app = trimming(MemoryState, trimmer, RollingSummarizer(None, BUDGET)).compile(
+        checkpointer=InMemorySaver()
+    )
+    for n in range(3):
+        app.invoke(
+            {"messages": [HumanMessage(f"My box number {n} is blue.", id=f"u{n}")]}, config("t")
+        )
+    app.invoke({"messages": [HumanMessage("word " * 360, id="long")]}, config("t"))
+    values = app.invoke({"messages": [HumanMessage("And?", id="last")]}, config("t"))
+    held = {m.id for m in values["messages"]}
+    assert values["summary"]
+    for n in range(3):
+        assert f"u{n}" in held or f"box number {n}" in values["summary"]["text"]
+
+
+def test_ids_of_calls_that_a_model_uses_again() -> None:
+    store = memory_store()
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
+        checkpointer=InMemorySaver(), store=store
+    )
+    for n in range(10):
+        human, call, result, reply = tool_turn(n)
+        call = call.model_copy(
+            update={"tool_calls": [{"name": "search", "args": {}, "id": "call_0"}]}
+        )
+        result = result.model_copy(update={"tool_call_id": "call_0"})
+        values = app.invoke({"messages": [human, call, result, reply]}, config("t"))
+    kept = store.search(("users", "ann@example%2Ecom", "tool_results"), limit=100)
+    gone = {f"r{n}" for n in range(10)} - {m.id for m in values["messages"]}
+    assert {item.key for item in kept} == gone
+    assert len(gone) > 3
+
+
+def test_the_namespace_of_results_may_come_from_the_runtime_context() -> None:
+    store = memory_store()
+    app = trimming(MemoryState, TokenTrimmer(BUDGET, destructive=True)).compile(
+        checkpointer=InMemorySaver(), store=store
+    )
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    for n in range(12):
+        values = app.invoke({"messages": tool_turn(n)}, thread, context={"user_id": "ann"})
+    given: Any = {"store": store, "config": thread}
+    runtime: Any = Runtime(context={"user_id": "ann"}, store=store)
+    found = find_tool_result("call-0", values["messages"], runtime=runtime, **given)
+    assert found == tool_turn(0)[2]
+    with pytest.raises(ConfigError, match="user_id"):
+        find_tool_result("call-0", values["messages"], **given)
+
+
+def test_two_trimmers_of_a_graph_have_views_of_their_own() -> None:
+    class Two(MemoryState):
+        small: list[AnyMessage]
+
+    small = TokenTrimmer(ContextBudget(300), output_key="small")
+    builder = trimming(Two, TokenTrimmer(ContextBudget(4_000)))
+    builder.add_node("small", small)
+    builder.add_edge(START, "small")
+    app = builder.compile(checkpointer=InMemorySaver())
+    for n in range(10):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    assert values["llm_input_messages"] == values["messages"]
+    assert len(values["small"]) < 20
+
+
+def test_the_same_words_twice_in_one_call_are_recorded_twice() -> None:
+    store = memory_store()
+    app = trimming(MemoryState, TokenTrimmer(BUDGET), FactExtractor(None), TurnRecorder()).compile(
+        store=store, checkpointer=InMemorySaver()
+    )
+    said = ["I live in Leeds.", "ok", "I live in York.", "ok", "I live in Leeds."]
+    app.invoke({"messages": [HumanMessage(text) for text in said]}, config("t"))
+    user = ("users", "ann@example%2Ecom")
+    recorded = store.search((*user, "turns"), limit=100)
+    assert sorted(item.value["text"] for item in recorded) == sorted(f"user: {t}" for t in said)
+    current = store.search((*user, "facts"), filter={"status": "current"}, limit=100)
+    assert [item.value["text"] for item in current] == ["I live in Leeds."]

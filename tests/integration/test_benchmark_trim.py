@@ -19,23 +19,21 @@ from langchain_core.messages import (
 
 from benchmarks.__main__ import main
 from benchmarks.conversations import chat, conversation, errands, model_calls, with_orphans
+from benchmarks.peers import LANGMEM, Session
+from benchmarks.prompt_cache import billed_as_cached, shared_prefixes
 from benchmarks.report import Report, table
 from benchmarks.trim import (
     APPROXIMATE,
-    LANGMEM,
     START_ON,
     TIKTOKEN,
     TRIM,
     TRIMMER,
     VIOLATIONS,
-    Session,
     System,
-    billed_as_cached,
     broken_promises,
     cached,
     has_orphans,
     integrated_s,
-    shared_prefixes,
     violations,
 )
 from memkit import count_tokens

@@ -19,7 +19,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from memkit import ContextBudget, context, trim
 from memkit.errors import BudgetTooSmall
 from memkit.messages import text_of
-from memkit.tool_results import CLEARED, SHORTENED
+from memkit.tool_traffic import CLEARED, SHORTENED
 from memkit.view import RECALLED_ID, SUMMARY_ID, View, build_view
 from tests.conversations import (
     assert_valid,
@@ -121,7 +121,7 @@ def test_between_cuts_the_view_only_grows_at_its_end(
 ) -> None:
     cursor, previous = None, None
     for prefix in model_calls(messages):
-        view = view_or_none(prefix, budget, cursor=cursor)
+        view = view_or_none(prefix, budget, memory={"trim": cursor})
         if view is None:
             break
         assert_keeps(view, prefix, budget)
@@ -146,15 +146,15 @@ def test_a_cursor_saves_work_and_changes_nothing(
     assert view.cursor["start_id"] in {m.id for m in early}
     serde = JsonPlusSerializer()
     reread = serde.loads_typed(serde.dumps_typed(messages))
-    with_hint = view_or_none(messages, budget, cursor=view.cursor)
-    by_id_alone = view_or_none(messages, budget, cursor={**view.cursor, "start": -1})
-    after_a_checkpoint = view_or_none(reread, budget, cursor=view.cursor)
+    with_hint = view_or_none(messages, budget, memory={"trim": view.cursor})
+    by_id_alone = view_or_none(messages, budget, memory={"trim": {**view.cursor, "start": -1}})
+    after_a_checkpoint = view_or_none(reread, budget, memory={"trim": view.cursor})
     assert (with_hint is None) == (by_id_alone is None) == (after_a_checkpoint is None)
     if with_hint and by_id_alone and after_a_checkpoint:
         assert with_hint.messages == by_id_alone.messages == after_a_checkpoint.messages
         assert with_hint.cursor == by_id_alone.cursor
-        assert with_hint.dropped == by_id_alone.dropped
-        assert with_hint.dropped_count == len(with_hint.dropped)
+        assert with_hint.dropped_since(0) == by_id_alone.dropped_since(0)
+        assert with_hint.dropped_count == len(with_hint.dropped_since(0))
 
 
 @many
@@ -187,7 +187,7 @@ def test_a_cursor_into_an_edited_history_breaks_no_promise(
                 edited = edited[: at + 1]
         if not any(isinstance(m, HumanMessage) for m in edited):
             return
-    again = view_or_none(edited, budget, cursor=view.cursor)
+    again = view_or_none(edited, budget, memory={"trim": view.cursor})
     if again is not None:
         assert_keeps(again, edited, budget)
 
@@ -201,7 +201,7 @@ def test_tool_traffic_gets_smaller_in_the_ways_the_budget_allows(
     previous: list[BaseMessage] | None = None
     for prefix in model_calls(messages):
         before = [m.model_copy(deep=True) for m in prefix]
-        view = view_or_none(prefix, budget, cursor=cursor)
+        view = view_or_none(prefix, budget, memory={"trim": cursor})
         assert prefix == before
         if view is None:
             break
@@ -209,7 +209,8 @@ def test_tool_traffic_gets_smaller_in_the_ways_the_budget_allows(
         last = latest(prefix)
         by_id = {m.id: m for m in prefix}
         changed = {m.id for m in view.messages if m is not by_id[m.id]}
-        assert changed <= {*view.cleared, *view.shortened, *view.set_aside}
+        cleared = {prefix[i].id for i in view.cleared}
+        assert changed <= {*cleared, *view.shortened, *view.set_aside}
         if not budget.keep_tool_traffic:
             earlier = {m.id for m in prefix[:last]}
             assert not any(
@@ -221,14 +222,14 @@ def test_tool_traffic_gets_smaller_in_the_ways_the_budget_allows(
             if not isinstance(message, ToolMessage):
                 continue
             mark = CLEARED.format(message.tool_call_id)
-            if message.id in view.cleared and message.id not in view.shortened:
+            if message.id in cleared and message.id not in view.shortened:
                 assert message.content == mark
             if message.id in view.shortened:
                 assert SHORTENED[:12] in text_of(message)
         if isinstance(budget.clear_tool_results, int):
             results = [m.id for m in prefix if isinstance(m, ToolMessage)]
             spared = results[len(results) - budget.clear_tool_results :]
-            assert set(spared).isdisjoint(view.cleared)
+            assert set(spared).isdisjoint(cleared)
         if previous is not None and budget.keep_tool_traffic and not view.cut:
             head = previous[: len(view.messages)]
             if not view.shortened and not any(SHORTENED[:12] in text_of(m) for m in head):
@@ -256,7 +257,7 @@ def test_what_no_provider_accepts_is_left_out_and_nothing_else(
     shown = [m.id for m in view.messages]
     # Every message is in one place, and only tool traffic is taken for orphaned.
     aside = [i for i in view.set_aside if i not in shown]
-    assert sorted([*shown, *view.dropped, *view.orphaned, *aside], key=str) == sorted(
+    assert sorted([*shown, *view.dropped_since(0), *view.orphaned, *aside], key=str) == sorted(
         [m.id for m in messages], key=str
     )
     traffic = {m.id for m in messages if m.type == "tool" or getattr(m, "tool_calls", None)}

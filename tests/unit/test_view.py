@@ -69,7 +69,7 @@ def test_above_the_high_watermark_it_cuts_to_the_low_one() -> None:
     assert view.cut
     assert 0.3 * 300 < view.tokens <= 150
     assert view.cursor["start_id"] == view.messages[1].id
-    assert view.dropped == [m.id for m in messages[1:] if m not in view.messages]
+    assert view.dropped_since(0) == [m.id for m in messages[1:] if m not in view.messages]
 
 
 def test_facts_give_way_before_the_turn_does_and_the_best_ones_stay() -> None:
@@ -129,7 +129,7 @@ def test_a_users_own_counter_decides() -> None:
 
 def test_a_large_reserve_shrinks_the_shares_and_what_is_left_out_is_reported() -> None:
     budget = ContextBudget(1000, reserve_reply=820)
-    assert budget.summary_share == budget.recall_share == 45
+    assert budget.summary_limit == budget.recall_limit == 45
     summary = {"text": "They talked about a parcel. " * 5, "through_id": "a1"}
     messages = [*history(2), HumanMessage("word " * 150, id="h")]
     view = build_view(messages, budget, summary=summary, recalled=[fact("I live in Leipzig")])
@@ -281,3 +281,60 @@ def test_a_part_whose_text_is_no_text_says_nothing() -> None:
     message = HumanMessage(["a", *odd, {"type": "text", "text": "b"}])
     assert text_of(message) == "a\nb"
     assert trim([message], BUDGET) == [message]
+
+
+def test_a_long_history_that_is_edited_between_calls_is_read_anew() -> None:
+    messages = history(800)
+    budget = ContextBudget(300)
+    assert len(trim(messages, budget)) < 30
+    edited = [*messages[:700], SystemMessage("Mind the gap.", id="note"), *messages[701:]]
+    assert trim(edited, budget)[1].id == "note"
+    longer = [*edited, HumanMessage("and now?", id="x"), SystemMessage("Two.", id="s2")]
+    assert [m.id for m in trim(longer, budget) if m.type == "system"] == ["s", "note", "s2"]
+    assert "note" not in [m.id for m in trim(messages, budget)]
+    # Read again from a checkpoint: equal, and other objects.
+    assert trim([m.model_copy() for m in longer], budget) == trim(longer, budget)
+    edited.append(("user", "a tuple"))  # type: ignore[arg-type]
+    assert trim(edited, budget)[-1].content == "a tuple"
+
+
+def test_a_rewritten_beginning_is_noticed_at_the_next_cut() -> None:
+    messages = history(60)
+    budget = ContextBudget(300)
+    view = build_view(messages, budget)
+    rewritten = [messages[0], SystemMessage("New rules.", id="rules"), *messages[2:]]
+    assert len(rewritten) == len(messages)
+    assert rewritten[view.start].id == messages[view.start].id
+    cursor = {"trim": view.cursor}
+    for n in range(40):
+        rewritten += [HumanMessage(f"turn {n}", id=f"t{n}"), AIMessage("Yes.", id=f"y{n}")]
+        view = build_view(rewritten, budget, memory=cursor)
+        cursor = {"trim": view.cursor}
+        if view.cut:
+            break
+    assert view.messages[1].id == "rules"
+
+
+def test_a_counter_whose_parts_do_not_add_up_still_keeps_the_budget() -> None:
+    def counter(messages: list[BaseMessage]) -> int:
+        return len(messages) ** 2
+
+    view = build_view(history(30), ContextBudget(100, counter=counter, low_water=1.0))
+    assert view.tokens == len(view.messages) ** 2 <= 100
+    assert len(view.messages) > 7
+
+
+def test_an_empty_result_is_not_made_longer_by_clearing_it() -> None:
+    messages: list[BaseMessage] = [HumanMessage("look", id="h")]
+    for n in range(4):
+        call = {"name": "look", "args": {}, "id": f"c{n}"}
+        messages.append(AIMessage("", id=f"a{n}", tool_calls=[call]))
+        text = "" if n % 2 else "found it " * 60
+        messages.append(ToolMessage(text, tool_call_id=f"c{n}", id=f"r{n}"))
+    view = build_view(messages, ContextBudget(300, clear_tool_results=0))
+    assert [messages[i].id for i in view.cleared] == ["r0", "r2"]
+
+
+def test_text_that_is_no_text() -> None:
+    broken = HumanMessage("\ud83d")  # half of an emoji, as a cut-off message holds it
+    assert trim([broken], BUDGET) == [broken]

@@ -1,6 +1,7 @@
 """Ways to make tool traffic smaller in a view: cleared, left out or shortened. Pure."""
 
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -12,6 +13,7 @@ CLEARED = "[cleared to fit the token budget; id of the tool call: {}]"
 SHORTENED = "\n[… shortened by {} characters to fit the token budget]"
 
 ANY_TOOL = "*"
+_MARK = "memkit"  # in `additional_kwargs`: the wording may change
 _FLOOR = 32  # characters: below this a result says nothing and shortening it gains nothing
 
 
@@ -25,12 +27,17 @@ def find_result(tool_call_id: str, messages: Sequence[BaseMessage]) -> ToolMessa
 
 def is_cleared(message: ToolMessage) -> bool:
     """Return whether a result was cleared in place."""
-    return message.content == CLEARED.format(message.tool_call_id)
+    return message.additional_kwargs.get(_MARK) == "cleared"
 
 
 def cleared(message: ToolMessage) -> ToolMessage:
     """Return a copy of a result with a visible mark in place of its content."""
-    return message.model_copy(update={"content": CLEARED.format(message.tool_call_id)})
+    return message.model_copy(
+        update={
+            "content": CLEARED.format(message.tool_call_id),
+            "additional_kwargs": {**message.additional_kwargs, _MARK: "cleared"},
+        }
+    )
 
 
 def as_spoken(message: BaseMessage) -> BaseMessage | None:
@@ -54,27 +61,29 @@ def tool_names(messages: Sequence[BaseMessage]) -> dict[int, str]:
     return names
 
 
+def rule_for(tool: str, rules: Mapping[str, int]) -> str:
+    """Return the name under which `rules` speak of a tool."""
+    return tool if tool in rules else ANY_TOOL
+
+
 def clear_before(
-    messages: Sequence[BaseMessage], rule: int | Mapping[str, int], begin: int
+    messages: Sequence[BaseMessage], rules: Mapping[str, int], begin: int
 ) -> dict[str, int]:
-    """Return per tool the position before which its results are to be cleared.
+    """Return per rule the position before which the results it speaks of are to be cleared.
 
     Args:
         messages: The whole history.
-        rule: See `ContextBudget.clear_tool_results`.
+        rules: See `ContextBudget.tool_rules`.
         begin: Nothing before this position is shown anyway.
-
-    Returns:
-        Positions by the tool's name, `ANY_TOOL` for a rule that names none.
     """
-    names = tool_names(messages[begin:])
-    keep = rule if isinstance(rule, Mapping) else {ANY_TOOL: rule}
-    bounds: dict[str, int] = {}
-    for tool, number in keep.items():
-        places = [begin + i for i, name in names.items() if tool in (ANY_TOOL, name)]
-        if len(places) > number:
-            bounds[tool] = places[len(places) - number - 1] + 1
-    return bounds
+    places: dict[str, list[int]] = {}
+    for i, tool in tool_names(messages[begin:]).items():
+        places.setdefault(rule_for(tool, rules), []).append(begin + i)
+    return {
+        rule: found[len(found) - rules[rule] - 1] + 1
+        for rule, found in places.items()
+        if rule in rules and len(found) > rules[rule]
+    }
 
 
 def shorten_tools(
@@ -96,13 +105,17 @@ def shorten_tools(
     }
     keep = {place: len(text) for place, text in originals.items()}
     sizes = {place: budget.count_text(text) for place, text in originals.items()}
-    while excess > 0 and (cuttable := [place for place, n in keep.items() if n > _FLOOR]):
-        place = max(cuttable, key=sizes.__getitem__)
-        i, part = place
+    longest = [(-sizes[place], n) for n, place in enumerate(originals) if keep[place] > _FLOOR]
+    heapify(longest)
+    places = list(originals)
+    while excess > 0 and longest:
+        _, n = heappop(longest)
+        i, part = place = places[n]
         original = originals[place]
         keep[place] = max(_FLOOR, keep[place] // 2)
         text = original[: keep[place]] + SHORTENED.format(len(original) - keep[place])
-        sizes[place] = budget.count_text(text)
+        if keep[place] > _FLOOR:
+            heappush(longest, (-budget.count_text(text), n))
         shorter = _with_text(result[i], part, text)
         saved = budget.count_one(result[i]) - budget.count_one(shorter)
         if saved > 0:
