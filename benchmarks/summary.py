@@ -4,11 +4,12 @@ Cost, with a model that answers at once with the same text: a support chat that 
 messages, one model call per turn, a budget of 4,000 tokens. Side by side: memkit's
 RollingSummarizer and TokenTrimmer, their state fed back as a graph does; LangMem's
 SummarizationNode; LangChain's SummarizationMiddleware with its default of 20 messages to keep.
-`turn_ms_N` is the median of the 50 turns up to N messages, `flatness` the last one by the first,
-`overhead_s` the sum of all turns. The first to run is memkit, so that it has to count every text
-itself. `model_calls` are those for summaries. Tokens of what the model would be sent are counted
-exactly for everyone; `cached_share` is the part of all prompts, by tokens, that is a prefix of
-whole messages shared with the prompt before. It flatters all, since the summary never changes.
+`turn_ms_N` is the median of the 50 turns up to N messages in each of three such chats, `flatness`
+the last one by the first, `overhead_s` the sum of all turns of a chat. The first to run is memkit,
+so that it has to count every text itself. `model_calls` are those for summaries. Tokens of what the
+model would be sent are counted exactly for everyone; `cached_share` is the part of all prompts, by
+tokens, that is a prefix of whole messages shared with the prompt before. It flatters all, since the
+summary never changes.
 
 Retention, over dialogues whose sessions are replayed in one thread. At the end every question is
 put to a copy of each system. Judged are the questions none of whose evidence messages any of them
@@ -21,7 +22,8 @@ them in a longer text: what a window alone reaches is that. The most there is to
 answers are not said in their words ("7 May 2023" was "yesterday"), is "full history".
 
 - memkit: RollingSummarizer without a model; "embeddings" chooses its sentences by their vectors;
-  "with recall" adds MemoryRecall over facts (FactExtractor without a model) and turns.
+  "with recall" adds to the same state what MemoryRecall finds for the question among the facts
+  (FactExtractor without a model) and turns, which were written at the end of each session.
 - last N tokens: `trim_messages` with the approximate counter.
 - LangMem node, LangChain middleware: as above, with a summary that says nothing.
 
@@ -33,9 +35,9 @@ import re
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langgraph.graph import START, StateGraph
 from langgraph.store.base import BaseStore
 
 from benchmarks.conversations import chat
@@ -68,11 +71,19 @@ from benchmarks.tokens import (
     opened_store,
     question_graph,
     question_message,
-    session_graph,
     system_of,
     turns,
 )
-from memkit import ContextBudget, RollingSummarizer, TokenTrimmer, count_tokens, local
+from memkit import (
+    ContextBudget,
+    FactExtractor,
+    MemoryState,
+    RollingSummarizer,
+    TokenTrimmer,
+    TurnRecorder,
+    count_tokens,
+    local,
+)
 from memkit.demo.conversations import Conversation, Question, load_locomo, load_story
 from memkit.demo.models import check_model, choose_model
 from memkit.errors import ConfigError
@@ -83,8 +94,9 @@ SEED = 0
 BUDGET = 4_000
 SIZES = (500, 5_000)
 QUICK_SIZES = (100, 1_000)
-SPAN = 50  # turns of one median
-QUICK_SESSIONS = 8
+CHATS = 3  # conversations that times are taken of
+SPAN = 50  # turns of each that a median is taken of
+QUICK_SESSIONS = 6
 QUICK_QUESTIONS = 20
 LEAST_BUDGET = 500  # LangMem keeps 256 tokens for its summary alone
 
@@ -116,18 +128,12 @@ def run(options: Options) -> Report:
     if options.quick:
         conversations, sizes = [first_sessions(conversations[0])], QUICK_SIZES
         print(
-            f"--quick: up to {sizes[-1]:,} messages, the first sessions of one conversation, at most {QUICK_QUESTIONS} "
-            "questions, memories in an InMemoryStore (vectors only, no Postgres): a check, not "
-            "figures to quote",
+            f"--quick: up to {sizes[-1]:,} messages, the first sessions of one dialogue, at most "
+            f"{QUICK_QUESTIONS} questions, memories in an InMemoryStore (vectors only, no "
+            "Postgres): a check, not figures to quote",
             file=sys.stderr,
         )
-    figures: dict[str, Figures] = {}
-    times: dict[str, list[float]] = {}
-    history = chat(sizes[-1], SEED)
-    summarizers: dict[str, Peer] = {MEMKIT: Memkit, **peers}
-    for name, start in summarizers.items():
-        say("summary", f"a conversation of {sizes[-1]:,} messages with {name}")
-        figures[name], times[name] = overhead(start, history, sizes)
+    figures, times = overhead({MEMKIT: Memkit, **peers}, sizes)
     retained = measure_retention(conversations, peers, model, options)
     for name, kept in retained.items():
         figures[name] = figures.get(name, {}) | kept.metrics()
@@ -180,17 +186,18 @@ class Memkit:
         model: BaseChatModel | None = None,
         embeddings: Embeddings | None = None,
     ) -> None:
-        budget = ContextBudget(max_tokens)
-        self._summarize = RollingSummarizer(model, budget, embeddings=embeddings)
-        self._trim = TokenTrimmer(budget)
-        self._state: Mapping[str, Any] = {}
+        self.budget = ContextBudget(max_tokens)
+        self.model = model
+        self.state: Mapping[str, Any] = {}
+        self._summarize = RollingSummarizer(model, self.budget, embeddings=embeddings)
+        self._trim = TokenTrimmer(self.budget)
 
     def __call__(self, history: list[BaseMessage]) -> Sequence[BaseMessage]:
         """Return the view behind both nodes."""
-        state = {**self._state, "messages": history}
+        state = {**self.state, "messages": history}
         state |= self._summarize.invoke(state)
         state |= self._trim.invoke(state)
-        self._state = {key: state[key] for key in ("summary", "memory") if key in state}
+        self.state = {key: state[key] for key in ("summary", "memory") if key in state}
         return state["llm_input_messages"]  # type: ignore[no-any-return]
 
 
@@ -198,29 +205,53 @@ class Memkit:
 
 
 def overhead(
-    start: Peer, history: Sequence[BaseMessage], sizes: Sequence[int]
-) -> tuple[Figures, list[float]]:
-    """Return what the turns of a conversation cost, and the time of each in milliseconds."""
-    model = InstantModel()
-    session = start(BUDGET, model)
+    systems: Mapping[str, Peer], sizes: Sequence[int]
+) -> tuple[dict[str, Figures], dict[str, list[float]]]:
+    """Return what the turns of a conversation cost, and per system the time of each in ms.
+
+    Systems and several conversations take turns, so that a slow moment of the machine hits all.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in systems}
+    figures: dict[str, Figures] = {}
+    for seed in range(SEED, SEED + CHATS):
+        history = chat(sizes[-1], seed)
+        for name, start in systems.items():
+            say("summary", f"conversation {seed + 1} of {CHATS} with {name}")
+            model = InstantModel()
+            prompts, run_ms = turns_of(start(BUDGET, model), history)
+            times[name].append(run_ms)
+            if name in figures:
+                continue  # only times differ from chat to chat
+            totals, shared = shared_prefixes(prompts)
+            figures[name] = {
+                "model_calls": model.calls,
+                "tokens_per_turn_mean": statistics.fmean(totals),
+                "cached_share": sum(shared) / sum(totals),
+            }
+    for name, runs in times.items():
+        measured: Figures = {}
+        for size in sizes:
+            around = [ms for run in runs for ms in run[max(0, size // 2 - SPAN) : size // 2]]
+            measured[f"turn_ms_{size}"] = statistics.median(around)
+        first, *_, last = measured.values()
+        measured["flatness"] = last / first
+        measured["overhead_s"] = statistics.median(map(sum, runs)) / 1000
+        figures[name] = measured | figures[name]
+    return figures, {name: runs[0] for name, runs in times.items()}
+
+
+def turns_of(
+    session: Session, history: Sequence[BaseMessage]
+) -> tuple[list[Sequence[BaseMessage]], list[float]]:
+    """Return what the model would see at each turn, and how many milliseconds that took."""
     prompts: list[Sequence[BaseMessage]] = []
 
     def turn(so_far: list[BaseMessage]) -> None:
         prompts.append(session(so_far))
 
     with timing():
-        times = [timed(turn, list(history[:end])) * 1000 for end in range(2, len(history) + 1, 2)]
-    figures: Figures = {
-        f"turn_ms_{size}": statistics.median(times[max(0, size // 2 - SPAN) : size // 2])
-        for size in sizes
-    }
-    figures["flatness"] = figures[f"turn_ms_{sizes[-1]}"] / figures[f"turn_ms_{sizes[0]}"]
-    figures["overhead_s"] = sum(times) / 1000
-    figures["model_calls"] = model.calls
-    totals, shared = shared_prefixes(prompts)
-    figures["tokens_per_turn_mean"] = statistics.fmean(totals)
-    figures["cached_share"] = sum(shared) / sum(totals)
-    return figures, times
+        ends = range(2, len(history) + 1, 2)
+        return prompts, [timed(turn, list(history[:end])) * 1000 for end in ends]
 
 
 # -- retention ---------------------------------------------------------------------------------
@@ -276,10 +307,16 @@ def measure_retention(
         for conversation in conversations:
             say("summary", f"questions about {conversation.title}")
             asked = [q for q in conversation.questions if content_words(q.answer)]
-            views = {
-                name: replayed(start(), conversation, asked) for name, start in systems.items()
-            }
-            views[RECALL] = recalled(conversation, asked, ContextBudget(max_tokens), store, model)
+            views: dict[str, Views] = {}
+            for name, start in systems.items():
+                session = start()
+                with warnings.catch_warnings():
+                    # LangMem says on many calls that it could not trim what it summarizes.
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    history = replayed(session, conversation)
+                    views[name] = asked_of(session, history, asked, conversation)
+                if name == MEMKIT and isinstance(session, Memkit):
+                    views[RECALL] = asked_with_recall(session, history, asked, conversation, store)
             for n in folded(asked, [views[name] for name in views if name != FULL]):
                 for name, shown in views.items():
                     kept[name].found.append(share_found(asked[n].answer, shown[n][:-1]))
@@ -287,56 +324,67 @@ def measure_retention(
     return kept
 
 
-def replayed(session: Session, conversation: Conversation, asked: Sequence[Question]) -> Views:
-    """Send all sessions through one session of a system, then each question to a copy of it."""
-    with warnings.catch_warnings():
-        # LangMem says on many calls that it could not trim what it summarizes.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        history: list[BaseMessage] = []
-        for history in growing(conversation):
-            session(history)
-        return [
-            list(copy.copy(session)([*history, question_message(question, conversation)]))
-            for question in asked
-        ]
-
-
-def growing(conversation: Conversation) -> Iterator[list[BaseMessage]]:
-    """Yield the history at each model call, and at last all of it."""
+def replayed(session: Session, conversation: Conversation) -> list[BaseMessage]:
+    """Send all sessions of a conversation through one session of a system, and return them."""
     history: list[BaseMessage] = [*system_of(conversation)]
-    for session in conversation.sessions:
-        for line, reply in turns(conversation, session):
+    for sitting in conversation.sessions:
+        for line, reply in turns(conversation, sitting):
             history.append(as_message(line))
-            yield list(history)
+            session(list(history))
             if reply is not None:
                 history.append(as_message(reply))
-    yield history
+    return history
 
 
-def recalled(
-    conversation: Conversation,
+def asked_of(
+    session: Session,
+    history: Sequence[BaseMessage],
     asked: Sequence[Question],
-    budget: ContextBudget,
-    store: BaseStore,
-    model: BaseChatModel | None,
+    conversation: Conversation,
 ) -> Views:
-    """Send all sessions through one thread of the graph with recall, then ask beside it."""
+    """Put each question to a copy of a session."""
+    return [
+        list(copy.copy(session)([*history, question_message(question, conversation)]))
+        for question in asked
+    ]
+
+
+def asked_with_recall(
+    session: "Memkit",
+    history: Sequence[BaseMessage],
+    asked: Sequence[Question],
+    conversation: Conversation,
+    store: BaseStore,
+) -> Views:
+    """Put each question to the graph with recall, in the state of a session."""
     config = config_of(conversation, "all")
-    graph = session_graph(conversation, budget, store, model)
-    begin = system_of(conversation)
-    for session in conversation.sessions:
-        for line, _ in turns(conversation, session):
-            graph.invoke({"messages": [*begin, as_message(line)]}, config, durability="exit")
-            begin = []
-    state = graph.get_state(config).values
+    memory = remembered(history, conversation, store)
+    state = {**session.state, "memory": {**memory, **session.state["memory"]}}
     views = []
     for question in asked:
-        # Without a checkpoint of the question before, in the same thread.
-        asking = question_graph(budget, store, model)
-        messages = [*state["messages"], question_message(question, conversation)]
+        messages = [*history, question_message(question, conversation)]
+        # A new graph, whose thread holds no question yet.
+        asking = question_graph(session.budget, store, session.model)
         answer = asking.invoke({**state, "messages": messages}, config, durability="exit")
         views.append(answer["llm_input_messages"])
     return views
+
+
+def remembered(
+    history: Sequence[BaseMessage], conversation: Conversation, store: BaseStore
+) -> dict[str, Any]:
+    """Write the facts and turns of a conversation session by session, and return the cursors."""
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_sequence([("remember", FactExtractor(None)), ("record", TurnRecorder())])
+    builder.add_edge(START, "remember")
+    graph = builder.compile(store=store)
+    memory: dict[str, Any] = {}
+    ends = {sitting.lines[-1].id for sitting in conversation.sessions}
+    for end, message in enumerate(history, 1):
+        if message.id in ends:
+            state = {"messages": list(history[:end]), "memory": memory}
+            memory = graph.invoke(state, config_of(conversation, "all"))["memory"]
+    return memory
 
 
 def folded(asked: Sequence[Question], views: Sequence[Views]) -> list[int]:
@@ -351,16 +399,18 @@ def folded(asked: Sequence[Question], views: Sequence[Views]) -> list[int]:
 def share_found(answer: str, view: Sequence[BaseMessage]) -> float:
     """Return the share of the content words of an answer that stand in a view."""
     words = content_words(answer)
-    seen = content_words("\n".join(map(text_of, view)))
+    seen = set().union(*(content_words(text_of(message)) for message in view))
     return len(words & seen) / len(words)
 
 
 _WORD = re.compile(r"\d+|[^\W\d_]{2,}")
 
 
-def content_words(text: str) -> set[str]:
-    """Return the numbers, and the words without stop words in the singular."""
-    return {_singular(word) for word in _WORD.findall(text.casefold()) if word not in STOP_WORDS}
+@lru_cache(maxsize=10_000)
+def content_words(text: str) -> frozenset[str]:
+    """Return the numbers of a text, and its words in the singular without stop words."""
+    found = _WORD.findall(text.casefold())
+    return frozenset(_singular(word) for word in found if word not in STOP_WORDS)
 
 
 def _singular(word: str) -> str:

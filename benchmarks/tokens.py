@@ -263,15 +263,9 @@ def shown_ids(state: dict[str, Any]) -> set[str]:
 
 
 def session_graph(
-    conversation: Conversation,
-    budget: ContextBudget,
-    store: BaseStore,
-    model: BaseChatModel | None = None,
+    conversation: Conversation, budget: ContextBudget, store: BaseStore
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """Return the graph of the README, with the scripted replies of a conversation.
-
-    A model, if one is given, only summarizes.
-    """
+    """Return the graph of the README, with the scripted replies of a conversation."""
     replies = {
         line.id: reply
         for session in conversation.sessions
@@ -283,7 +277,7 @@ def session_graph(
         reply = replies.get(state["messages"][-1].id or "")
         return {"messages": [as_message(reply)] if reply is not None else []}
 
-    builder = _before_reply(budget, model)
+    builder = _before_reply(budget)
     builder.add_node("respond", respond)
     builder.add_node("remember", FactExtractor(None))
     builder.add_node("record", TurnRecorder())
@@ -297,14 +291,17 @@ def session_graph(
 def question_graph(
     budget: ContextBudget, store: BaseStore, model: BaseChatModel | None = None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """Return the graph up to the reply: asking must not add to what is remembered."""
+    """Return the graph up to the reply: asking must not add to what is remembered.
+
+    Without a model the summary is a choice of sentences.
+    """
     builder = _before_reply(budget, model)
     builder.add_edge("trim", END)
     return builder.compile(checkpointer=InMemorySaver(), store=store)
 
 
 def _before_reply(
-    budget: ContextBudget, model: BaseChatModel | None
+    budget: ContextBudget, model: BaseChatModel | None = None
 ) -> StateGraph[Any, Any, Any, Any]:
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
     builder.add_node("recall", MemoryRecall(limit=RECALL_LIMIT, sources=("facts", "turns")))

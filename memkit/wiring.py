@@ -79,7 +79,9 @@ def add_memory(
             limit=limit, sources=sources, policy=policy, messages_key=messages_key
         ),
         "memory_verify": StaleFactCheck(policy, messages_key=messages_key),
-        "memory_summarize": RollingSummarizer(model, budget, messages_key=messages_key),
+        "memory_summarize": RollingSummarizer(
+            model, budget, after_extraction=True, messages_key=messages_key
+        ),
         "memory_trim": TokenTrimmer(budget, destructive=destructive, messages_key=messages_key),
     }
     behind: dict[str, Runnable[Any, Any]] = {
