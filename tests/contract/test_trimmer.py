@@ -539,3 +539,77 @@ def test_the_same_words_twice_in_one_call_are_recorded_twice() -> None:
     assert sorted(item.value["text"] for item in recorded) == sorted(f"user: {t}" for t in said)
     current = store.search((*user, "facts"), filter={"status": "current"}, limit=100)
     assert [item.value["text"] for item in current] == ["I live in Leeds."]
+
+
+# -- a destructive summarizer --------------------------------------------------------------------
+
+
+class DeltaSummary(Delta):
+    summary: dict[str, Any] | None
+
+
+class AppendingSummary(Appending):
+    summary: dict[str, Any] | None
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("state", [MemoryState, DeltaSummary])
+def test_a_destructive_summarizer_removes_what_it_has_folded(
+    state: Any, asynchronous: bool
+) -> None:
+    store = memory_store()
+    model = ScriptedModel("Numbers were looked up.")
+    summarizer = RollingSummarizer(model, BUDGET, destructive=True)
+    trimmer = TokenTrimmer(BUDGET)
+    app = trimming(state, trimmer, before=[summarizer]).compile(
+        checkpointer=InMemorySaver(), store=store
+    )
+    folded = 0
+    for n in range(20):
+        call: Any = {"messages": tool_turn(n)}
+        values = (
+            asyncio.run(app.ainvoke(call, config("t")))
+            if asynchronous
+            else app.invoke(call, config("t"))
+        )
+        held = [m.id for m in values["messages"]]
+        folded = int(held[0][1:])
+        assert held == [m.id for k in range(folded, n + 1) for m in tool_turn(k)]
+        assert_valid(values["llm_input_messages"])
+    assert folded > 10
+    news = "".join(str(prompt[-1].content) for prompt in model.prompts)
+    assert all(news.count(f"Number {k} it is.") == 1 for k in range(folded)), "each folded once"
+    found = find_tool_result("call-0", values["messages"], store=store, config=config("t"))
+    assert found == tool_turn(0)[2]
+
+
+def test_a_destructive_summarizer_refuses_a_state_that_can_only_grow() -> None:
+    node = RollingSummarizer(None, BUDGET, destructive=True, results_namespace=None)
+    app = trimming(AppendingSummary, TokenTrimmer(BUDGET), before=[node]).compile()
+    with pytest.raises(ConfigError, match="cannot remove messages"):
+        app.invoke({"messages": [HumanMessage("hi")]}, config("t"))
+    # As a view it works there.
+    app = trimming(
+        AppendingSummary, TokenTrimmer(BUDGET), before=[RollingSummarizer(None, BUDGET)]
+    ).compile(checkpointer=InMemorySaver())
+    for n in range(20):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    assert values["summary"]["text"]
+    assert len(values["messages"]) == 80
+
+
+def test_summarizer_and_trimmer_may_both_be_destructive() -> None:
+    store = memory_store()
+    summarizer = RollingSummarizer(ScriptedModel("Numbers."), BUDGET, destructive=True)
+    trimmer = TokenTrimmer(BUDGET, destructive=True)
+    app = trimming(MemoryState, trimmer, TurnRecorder(), before=[summarizer]).compile(
+        checkpointer=InMemorySaver(), store=store
+    )
+    for n in range(20):
+        values = app.invoke({"messages": tool_turn(n)}, config("t"))
+    user = ("users", "ann@example%2Ecom")
+    assert len(store.search((*user, "turns"), limit=100)) == 40
+    gone = {f"r{n}" for n in range(20)} - {m.id for m in values["messages"]}
+    kept = store.search((*user, "tool_results"), limit=100)
+    assert {item.key for item in kept} == gone
+    assert len(gone) > 10
