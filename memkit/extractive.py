@@ -33,11 +33,14 @@ _UNSPACED = (
 )
 _TERM = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’\-.,][^\W_{_UNSPACED}]+)*")
 _PAIR = re.compile(rf"(?=([{_UNSPACED}]{{2}}))")
-# English numbers in words; other languages do without.
-_NUMBERS = frozenset(
-    "two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred "  # noqa: SIM905 - or 30 lines
-    "thousand million dozen first second third once twice".split(" ")
+# English numbers and ordinals in words, also "twenty-first"; other languages do without.
+_NUMBER_PART = (
+    "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|dozen|hundred"
+    "|thousand|million|(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?"
+    "|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)"
+    "|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf)th)"
 )
+_NUMBER = re.compile(rf"{_NUMBER_PART}(?:-{_NUMBER_PART})*|once|twice")
 _COLUMNS = 1024  # of hashed word vectors; a few collisions do no harm
 _MOST_SPECIFIC = 5  # names, numbers and dates that count in one line, lest lists win
 # What is said to be polite; in other languages only very short lines count as small talk.
@@ -170,7 +173,9 @@ def _specific(text: str) -> set[str]:
         word = match[0]
         term = word.casefold().replace("’", "'")
         name = word[0].isupper() and (n > 0 or not word[1:].islower()) and len(word) > 1
-        if term not in STOP_WORDS and (name or term in _NUMBERS or any(map(str.isdigit, word))):
+        if term not in STOP_WORDS and (
+            name or _NUMBER.fullmatch(term) or any(map(str.isdigit, word))
+        ):
             found.add(term)
     return found
 

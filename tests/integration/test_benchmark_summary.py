@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,34 +31,17 @@ from benchmarks.tokens import FULL, LAST, MEMKIT
 from memkit import count_tokens
 from memkit.demo.conversations import Conversation, Line, Question, load_story
 from memkit.demo.conversations import Session as Sitting
+from tests.benchmark_runs import quick_run
 from tests.fakes import HashEmbeddings
 from tests.openai_server import completion, openai_server
 
-ROOT = Path(__file__).parents[2]
-PNG = b"\x89PNG\r\n\x1a\n"
 COSTS = ("turn_ms_100", "turn_ms_1000", "flatness", "overhead_s", "model_calls", "cached_share")
 RETAINED = ("questions_folded", "retention", "retention_soft", "tokens_per_question_mean")
 
 
 @pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks", "summary", "--quick"),
-            *("--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")),
-        ],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "not figures to quote" in done.stderr
-    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
-    report = json.loads((tmp_path / "a.json").read_text())
-    assert report["bench"] == "summary"
+    report, done = quick_run("summary", tmp_path)
     assert report["settings"]["retention"]["model"] is None
     systems = report["systems"]
     ours = [MEMKIT, RECALL, EMBEDDINGS, LAST]

@@ -1,8 +1,5 @@
 """`python -m benchmarks trim`: a quick run, and each of its judges on prompts made by hand."""
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,31 +34,13 @@ from benchmarks.trim import (
     violations,
 )
 from memkit import count_tokens
+from tests.benchmark_runs import quick_run
 from tests.conversations import assert_valid
-
-ROOT = Path(__file__).parents[2]
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks", "trim", "--quick"),
-            *("--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")),
-        ],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "not figures to quote" in done.stderr
-    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
-    report = json.loads((tmp_path / "a.json").read_text())
-    assert report["bench"] == "trim"
+    report, done = quick_run("trim", tmp_path)
     assert report["settings"]["usd_per_million_tokens"]["source"].startswith("https://openai.com/")
     systems = report["systems"]
     assert list(systems)[:5] == [TRIMMER, TRIM, APPROXIMATE, START_ON, TIKTOKEN]
