@@ -16,7 +16,7 @@ from memkit.effects import AskModel, Body, EmbedTexts
 from memkit.errors import ConfigError
 from memkit.extractive import candidate_lines, choose_lines
 from memkit.history import History
-from memkit.messages import call_ids, id_of, text_of, turn_start_at
+from memkit.messages import call_ids, id_of, position_of, text_of, turn_start_at
 from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
 from memkit.nodes.removal import remover
 from memkit.nodes.results import RESULTS_NAMESPACE
@@ -39,6 +39,7 @@ _STRICTER = "- Your last record was too long. Keep only what later turns cannot 
 _WRAPPER_TOKENS = 32  # the heading of the summary in the view and its message overhead, rounded up
 _PROMPT_TOKENS = 600  # the instructions, and the record so far beside its share, rounded up
 _LOWEST = 0.75  # of the budget: a fold makes room for several turns
+_MOST_EMBEDDED = 400  # lines; on a small machine some seconds of work
 _USUAL_WINDOW = 8_000  # tokens; chat models of recent years take more
 _LONGEST_WAIT = 15  # turns without a call, after many failed ones
 
@@ -59,7 +60,8 @@ class RollingSummarizer(MemoryNode):
             a time-out of its own.
         budget: The budget that the trimmer uses too.
         style: "sections" (who, goals, decisions, open points, preferences) or "text".
-        embeddings: For the extractive form: chooses sentences by meaning; None: by their words.
+        embeddings: For the extractive form: compares sentences by meaning; None, or for a fold of
+            more than 400 lines: by their words.
         window_tokens: The most that one call may be sent; a longer fold takes several calls.
             Default: what the model's profile says, else 8,000 or `budget.max_tokens`, whichever is
             more.
@@ -146,6 +148,8 @@ class RollingSummarizer(MemoryNode):
             self.remover.check(visit)
         summary = checked_summary(visit.read(self.summary_key))
         entry = self.cursor(visit, "summarize")
+        if entry and self.remover is None and self._surely_fits(visit):
+            return {}
         history = History.read(self.messages(visit), self.cursor(visit, "trim"))
         begin = covered_until(history.messages, summary, entry)
         if history.offset > begin:
@@ -174,15 +178,34 @@ class RollingSummarizer(MemoryNode):
             update |= removal
         return update
 
+    def _surely_fits(self, visit: Visit) -> bool:
+        """Return whether the last view, with all that was said since, is below the limit.
+
+        Most turns end here. Where somebody made an old message longer meanwhile, the trimmer cuts
+        the view, and the fold comes a turn later.
+        """
+        messages, view = self.messages(visit), self.cursor(visit, "trim")
+        last = position_of(messages, view.get("end_id"))
+        if last is None or view["report"]["dropped"]:
+            return False
+        tokens: int = view["tokens"] + sum(self.budget.sizes(messages[last + 1 :]))
+        if visit.read(self.recalled_key):
+            tokens += self.budget.recall_limit
+        return tokens <= self._high(messages)
+
+    def _high(self, messages: Sequence[BaseMessage]) -> int:
+        """Return the limit above which turns are folded: a lower one behind a reply."""
+        replied = (
+            bool(messages) and isinstance(messages[-1], AIMessage) and not call_ids(messages[-1])
+        )
+        return int(self.budget.high * self.work_ahead) if replied else self.budget.high
+
     def _fold_until(
         self, visit: Visit, history: History, summary: Mapping[str, Any] | None, begin: int
     ) -> int:
         """Return where the turns to fold end; `begin` if there is room for all of them."""
         budget, messages = self.budget, history.messages
-        replied = (
-            bool(messages) and isinstance(messages[-1], AIMessage) and not call_ids(messages[-1])
-        )
-        high = int(budget.high * self.work_ahead) if replied else budget.high
+        high = self._high(messages)
         notes = Notes.of(summary, visit.read(self.recalled_key) or [], budget)
         cursor = self.cursor(visit, "trim")
         found = fit_view(history, budget, notes, covered=begin, cursor=cursor, high=high)
@@ -282,7 +305,7 @@ class RollingSummarizer(MemoryNode):
         """Return the record without a model: the most telling of its lines and the new ones."""
         lines = candidate_lines(previous, fold)
         vectors = None
-        if self.embeddings is not None and lines:
+        if self.embeddings is not None and 0 < len(lines) <= _MOST_EMBEDDED:
             vectors = yield EmbedTexts(self.embeddings, lines)
         return choose_lines(
             lines,

@@ -47,9 +47,9 @@ class TokenTrimmer(MemoryNode):
     State:
         Reads messages, summary, recalled, memory; writes `llm_input_messages` and
         `memory["trim"]`, and removes from messages if it is destructive. The entry holds where the
-        view starts, its `tokens`, and the `report`: of the messages in the history, how many are
-        `dropped` (neither in the view nor in the summary), `orphaned`, `set_aside`, `cleared` and
-        `shortened`, what is `left_out`, and how many were `removed` on this turn.
+        view starts and ends, its `tokens`, and the `report`: of the messages in the history, how
+        many are `dropped` (neither in the view nor in the summary), `orphaned`, `set_aside`,
+        `cleared` and `shortened`, what is `left_out`, and how many were `removed` on this turn.
 
     Events:
         `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "set_aside", "cleared",
@@ -127,8 +127,8 @@ class TokenTrimmer(MemoryNode):
             "left_out": view.left_out,
             "removed": len(gone),
         }
+        messages = view.history.messages
         if view.cut or gone or report != {**_NOTHING, **before.get("report", {})}:
-            messages = view.history.messages
             visit.emit(
                 tokens=view.tokens,
                 dropped=view.dropped_since(view.history.start),
@@ -139,7 +139,8 @@ class TokenTrimmer(MemoryNode):
                 left_out=view.left_out,
                 removed=[id_of(messages, i) for i in gone],
             )
-        entry = {**cursor, "tokens": view.tokens, "report": report}
+        end_id = id_of(messages, len(messages) - 1) if messages else None
+        entry = {**cursor, "end_id": end_id, "tokens": view.tokens, "report": report}
         if self.remover is not None:
             entry["removes"] = True
         return {**update, **self.with_cursor(visit, self.entry, entry)}
