@@ -217,16 +217,17 @@ class RollingSummarizer(MemoryNode):
         # is to fold more than one turn even where the view keeps as much as fits.
         record = budget.summary_limit + _WRAPPER_TOKENS
         fixed = budget.fixed([*(messages[i] for i in history.systems), *notes.facts_messages])
-        end = fit(
+        aim = min(budget.low, int(high * _LOWEST))
+        room = fit(
             history,
             budget,
             begin=begin,
             fixed=fixed + record,
             clear=found.clear,
-            high=high,
-            low=min(budget.low, int(high * _LOWEST)),
-        ).start
-        end = max(end, dropped)
+            high=aim,
+            low=aim,
+        )
+        end = max(room.start, dropped)
         if self.after_extraction and end > begin:
             read = self.unread(visit, "extract", messages)
             early = turn_start_at(messages, read) if read < end else end

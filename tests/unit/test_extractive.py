@@ -165,7 +165,7 @@ def test_saying_the_same_again_takes_no_room() -> None:
     ]
     apart = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     for vectors in (None, apart):
-        assert chosen(lines, 17, vectors=vectors) == [lines[0], lines[2]]
+        assert chosen(lines, 18, vectors=vectors) == [lines[0], lines[2]]
 
 
 def test_without_names_and_numbers_the_centre_decides() -> None:
