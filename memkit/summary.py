@@ -15,7 +15,6 @@ from memkit.messages import (
     position_of,
     speaker_of,
     text_of,
-    turn_start_at,
     turn_starts,
 )
 from memkit.words import sentences
@@ -86,7 +85,7 @@ def covered_until(
     summary: Mapping[str, Any] | None,
     place: Mapping[str, Any],
 ) -> int:
-    """Return the position before which a summary stands for the messages, the start of a turn.
+    """Return the position before which a summary stands for the messages.
 
     Where its last message is gone, the first message that it does not cover marks the place, or
     the last one of a few before. If none of them is left, neither is anything that it covers: what
@@ -103,8 +102,7 @@ def covered_until(
     if not end:
         next_one = position_of(messages, place.get("next_id"))
         end = after(messages, None, place.get("recent")) if next_one is None else next_one
-    # A boundary that someone's edit left inside a turn shows that turn whole.
-    return turn_start_at(messages, end)
+    return end
 
 
 def place_of(messages: Sequence[BaseMessage], end: int) -> dict[str, Any]:

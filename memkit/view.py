@@ -20,7 +20,7 @@ from memkit import prompts
 from memkit.budget import ContextBudget
 from memkit.errors import BudgetTooSmall, ConfigError
 from memkit.history import History
-from memkit.messages import id_of
+from memkit.messages import id_of, turn_start_at
 from memkit.summary import checked_summary, covered_until
 from memkit.tool_traffic import shorten_tools
 from memkit.window import Fit, Window, cleared_until, fit
@@ -67,7 +67,7 @@ class View:
     def dropped_count(self) -> int:
         """How many messages neither the view nor the summary holds."""
         kept = sum(self.covered <= i < self.start for i in self.history.systems)
-        return max(0, self.start - self.covered) - kept
+        return max(0, self.start - self.covered - kept)
 
     def dropped_since(self, begin: int) -> list[str]:
         """Return ids of messages from a position on that neither the view nor the summary holds."""
@@ -159,11 +159,13 @@ def build_view(
     covered = covered_until(history.messages, summary, _entry(memory, "summarize"))
     notes = Notes.of(summary, recalled, budget)
     left_out = ["facts"] if len(notes.facts) < len(recalled) else []
-    found = fit_view(history, budget, notes, covered=covered, cursor=cursor)
+    # A boundary that someone's edit left inside a turn shows that turn whole.
+    begin = max(turn_start_at(history.messages, covered) if covered else 0, history.start)
+    found = fit_view(history, budget, notes, begin=begin, cursor=cursor)
     if found.cut and history.offset:
         # A cut is rare, and a good time to look at all of the history again.
         history = History.read(messages, cursor, whole=True)
-        found = fit_view(history, budget, notes, covered=covered, cursor=cursor)
+        found = fit_view(history, budget, notes, begin=begin, cursor=cursor)
     window, start = found.window, found.start
 
     shown, tokens = _lay_out(history, window, start, notes, budget)
@@ -256,7 +258,7 @@ def fit_view(
     budget: ContextBudget,
     notes: Notes,
     *,
-    covered: int,
+    begin: int,
     cursor: Mapping[str, Any],
     high: int | None = None,
 ) -> Fit:
@@ -266,14 +268,14 @@ def fit_view(
         history: The history.
         budget: The one budget of all parts.
         notes: What stands beside the messages.
-        covered: The position before which the summary stands for the messages.
+        begin: The first message that may be shown.
         cursor: `View.cursor` of the last turn.
         high: Another limit in place of `budget.high`.
     """
     return fit(
         history,
         budget,
-        begin=max(covered, history.start) if high is None else covered,
+        begin=begin,
         fixed=_fixed(history, budget, notes),
         clear=cleared_until(history.messages, cursor),
         high=budget.high if high is None else high,

@@ -11,7 +11,7 @@ from langgraph.store.base import SearchItem, SearchOp
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
 from memkit.facts import Fact, StalenessPolicy
-from memkit.messages import id_of, position_of, text_of
+from memkit.messages import id_of, position_of, text_of, turn_start_at
 from memkit.nodes.base import (
     FACTS_NAMESPACE,
     TURNS_NAMESPACE,
@@ -131,6 +131,7 @@ class MemoryRecall(MemoryNode):
         start = position_of(messages, self.cursor(visit, "trim").get("start_id")) or 0
         summary = checked_summary(visit.read(self.summary_key))
         covered = covered_until(messages, summary, self.cursor(visit, "summarize"))
+        covered = turn_start_at(messages, covered) if covered else 0
         return {id_of(messages, i) for i in range(max(covered, start), len(messages))}
 
     def _recalled(self, source: Source, item: SearchItem, now: datetime) -> Recalled:

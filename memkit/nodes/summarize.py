@@ -150,10 +150,11 @@ class RollingSummarizer(MemoryNode):
         entry = self.cursor(visit, "summarize")
         if entry and self.remover is None and self._surely_fits(visit):
             return {}
-        history = History.read(self.messages(visit), self.cursor(visit, "trim"))
+        view = self.cursor(visit, "trim")
+        history = History.read(self.messages(visit), view)
         begin = covered_until(history.messages, summary, entry)
         if history.offset > begin:
-            history = History.read(history.messages, whole=True)
+            history = History.read(history.messages, view, whole=True)
         update: Update = {}
         end = self._fold_until(visit, history, summary, begin)
         waiting = entry.get("wait", 0)
@@ -208,7 +209,7 @@ class RollingSummarizer(MemoryNode):
         high = self._high(messages)
         notes = Notes.of(summary, visit.read(self.recalled_key) or [], budget)
         cursor = self.cursor(visit, "trim")
-        found = fit_view(history, budget, notes, covered=begin, cursor=cursor, high=high)
+        found = fit_view(history, budget, notes, begin=begin, cursor=cursor, high=high)
         # What the view has dropped does not come back into it, even if there is room again.
         dropped = max(found.start, history.start)
         if dropped == begin:

@@ -111,7 +111,7 @@ class TokenTrimmer(MemoryNode):
         # Not on its first turn: nodes behind it have not yet said that they read this thread.
         if self.remover is not None and before.get("removes"):
             folded = bool(visit.read(self.summary_key)) or "summarize" in self.cursors(visit)
-            limit = view.covered if folded else view.start
+            limit = min(view.covered, view.start) if folded else view.start
             limit = self.read_by_all(visit, view.history.messages, limit)
             # A summarizer is to read the whole result.
             replaced = {} if folded else view.cleared

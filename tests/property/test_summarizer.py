@@ -199,3 +199,48 @@ def test_what_waited_is_folded_once_the_model_answers(
         fits = thread.turn(prefix)
     if fits and len(model.prompts) > outage:
         assert thread.state["memory"]["trim"]["report"]["dropped"] == 0
+
+
+@many
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 60), max_size=5)), max_size=40),
+    st.sampled_from([260, 400]),
+)
+def test_whatever_people_remove_no_turn_is_folded_twice_and_none_falls_between(
+    edits: list[tuple[int, set[int]]], tokens: int
+) -> None:
+    model = ScriptedModel(good)
+    thread = Thread(model, ContextBudget(tokens, summary_tokens=80, recall_tokens=0), 8_000)
+    messages: list[BaseMessage] = []
+    for n, (more, gone) in enumerate(edits):
+        # Prefer what lies where the record ends: that is where a place can get lost.
+        near = thread.covered if messages else 0
+        taken = {near - 3 + i for i in gone if i < 6} | gone
+        messages = [m for i, m in enumerate(messages) if i not in taken]
+        for k in range(more + 1):
+            messages += [
+                HumanMessage(
+                    f"Remark {n}-{k}. of mine about nothing in particular", id=f"h{n}-{k}"
+                ),
+                AIMessage("I see, that is how it is then.", id=f"a{n}-{k}"),
+            ]
+        messages = [*messages, HumanMessage(f"Remark {n}-x. is the latest", id=f"x{n}")]
+        assert thread.turn(messages)
+        news = "".join(text_of(prompt[-1]).split("New turns:")[1] for prompt in model.prompts)
+        shown = {m.id for m in thread.state["llm_input_messages"]}
+        for message in messages:
+            if isinstance(message, HumanMessage):
+                mark = text_of(message).split(". ")[0] + "."
+                assert news.count(mark) <= 1, "folded twice"
+                # Both where a turn lost its end, at which the record ended, and is shown whole.
+                deferred = thread.state["memory"]["trim"]["report"]["dropped"]
+                assert message.id in shown or news.count(mark) == 1 or deferred, "falls between"
+    while thread.state["memory"].get("trim", {"report": {"dropped": 0}})["report"]["dropped"]:
+        before = len(model.prompts)
+        messages = [
+            *messages,
+            AIMessage("Yes.", id=f"y{before}"),
+            HumanMessage("And?", id=f"z{before}"),
+        ]
+        thread.turn(messages)
+        assert len(model.prompts) > before, "what was deferred is folded on the next turn"
