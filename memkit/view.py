@@ -166,20 +166,21 @@ def build_view(
         # A cut is rare, and a good time to look at all of the history again.
         history = History.read(messages, cursor, whole=True)
         found = fit_view(history, budget, notes, begin=begin, cursor=cursor)
-    window, start = found.window, found.start
+    window, start, fixed = found.window, found.start, found.fixed
 
-    shown, tokens = _lay_out(history, window, start, notes, budget)
+    shown, tokens = _lay_out(history, window, start, notes, fixed=fixed, budget=budget)
     while tokens > budget.high and (later := history.turn_after(start)) is not None:
         # Only for a counter whose parts do not add up to the whole.
         start = later
-        shown, tokens = _lay_out(history, window, start, notes, budget)
+        shown, tokens = _lay_out(history, window, start, notes, fixed=fixed, budget=budget)
     while tokens > budget.high and (notes.facts or notes.summary):
         # Facts can be recalled again, and the best come first; a summary cannot.
         part = "facts" if notes.facts else "summary"
         (notes.facts or notes.summary).pop()
         if part not in left_out:
             left_out.append(part)
-        shown, tokens = _lay_out(history, window, start, notes, budget)
+        fixed = _fixed(history, budget, notes)
+        shown, tokens = _lay_out(history, window, start, notes, fixed=fixed, budget=budget)
     shortened: list[str] = []
     if tokens > budget.high and budget.on_overflow == "shorten_tools":
         shown, shortened = shorten_tools(shown, tokens - budget.high, budget)
@@ -243,9 +244,11 @@ class Notes:
         budget: ContextBudget,
     ) -> "Notes":
         """Return a summary that has something to say, and the facts that their share holds."""
-        text = summary["text"].strip() if summary else ""
-        head = SystemMessage(prompts.fill("summary_in_view", summary=text), id=SUMMARY_ID)
-        return cls([head] if text else [], _facts_that_fit(recalled, budget))
+        head: list[BaseMessage] = []
+        if summary and (text := summary["text"].strip()):
+            said = prompts.fill("summary_in_view", summary=text)
+            head.append(SystemMessage(said, id=SUMMARY_ID))
+        return cls(head, _facts_that_fit(recalled, budget))
 
     @property
     def facts_messages(self) -> list[BaseMessage]:
@@ -325,7 +328,13 @@ def _fact_line(item: Mapping[str, Any]) -> str:
 
 
 def _lay_out(
-    history: History, window: Window, start: int, notes: Notes, budget: ContextBudget
+    history: History,
+    window: Window,
+    start: int,
+    notes: Notes,
+    *,
+    fixed: int,
+    budget: ContextBudget,
 ) -> tuple[list[BaseMessage], int]:
     """Return the messages of a view in their order, and their tokens."""
     messages, systems = history.messages, history.systems
@@ -352,4 +361,4 @@ def _lay_out(
     if budget.counter is not None:
         return shown, budget.count(shown)
     sizes = window.sizes[max(start - window.reached, 0) :]
-    return shown, _fixed(history, budget, notes) + sum(sizes) if shown else 0
+    return shown, fixed + sum(sizes) if shown else 0

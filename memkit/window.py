@@ -51,12 +51,14 @@ class Fit:
         start: The position from which turns are shown.
         cut: Whether turns are dropped or results cleared that were not before.
         clear: Per tool the position before which its results are shown cleared.
+        fixed: Tokens of what is shown besides.
     """
 
     window: Window
     start: int
     cut: bool
     clear: Mapping[str, int]
+    fixed: int
 
 
 def fit(
@@ -101,7 +103,7 @@ def fit(
     start = begin
     if window.reached > begin or window.total > high:
         start = _first_shown(history, window, fixed=fixed, low=low)
-    return Fit(window, start, cut, clear if rule is not None else {})
+    return Fit(window, start, cut, clear if rule is not None else {}, fixed)
 
 
 def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:
