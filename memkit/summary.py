@@ -181,7 +181,7 @@ def transcript(messages: Sequence[BaseMessage]) -> str:
     """Return messages as lines `speaker: text`; tool results are named as such."""
     lines = []
     for message in messages:
-        text = text_of(message).strip()
+        text = " ".join([text_of(message).strip(), *_pictures(message)]).strip()
         if isinstance(message, SystemMessage):  # stays in the view
             continue
         if isinstance(message, ToolMessage):
@@ -189,3 +189,9 @@ def transcript(messages: Sequence[BaseMessage]) -> str:
         elif text:
             lines.append(f"{speaker_of(message)}: {text}")
     return "\n".join(lines)
+
+
+def _pictures(message: BaseMessage) -> list[str]:
+    """Return a word for each part of a message that is an image: a record should mention it."""
+    kinds = [part.get("type") for part in message.content if isinstance(part, dict)]
+    return ["[image]" for kind in kinds if kind in ("image", "image_url", "input_image")]

@@ -364,3 +364,14 @@ def test_hostile_text_takes_no_time() -> None:
         checked_reply(AIMessage("." * 8000))
     checked_reply(AIMessage("." * 8000 + "a"))
     assert perf_counter() - started < 5
+
+
+def test_a_picture_is_mentioned_to_the_model() -> None:
+    picture: Any = {
+        "type": "image_url",
+        "image_url": {"url": "https://x.org/a.png", "detail": "low"},
+    }
+    shown = HumanMessage([{"type": "text", "text": "My cellar:"}, picture, picture], id="p")
+    model = ScriptedModel("Ann showed her cellar.")
+    RollingSummarizer(model, BUDGET).invoke({"messages": [shown, *history(14)]})
+    assert "user: My cellar: [image] [image]\n" in str(model.prompts[0][-1].content)
