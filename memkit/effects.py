@@ -11,6 +11,7 @@ is raised at the `yield`, where the body can catch it.
     run(recall(store))  # or: await arun(recall(store))
 """
 
+import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.store.base import BaseStore, Op
+from langgraph.store.base import BaseStore, Op, PutOp
 
 T = TypeVar("T")
 
@@ -37,19 +38,35 @@ Body: TypeAlias = Generator[Effect, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
+class PutIf:
+    """A store operation: put an item only if it still has the version that was read.
+
+    Stores that know it say so by `supports_versions = True`; in others it is an error. Where the
+    version is another one, the whole batch fails with VersionConflict.
+
+    Attributes:
+        put: What to put.
+        if_version: The version that the item must have; 0: there must be no such item.
+    """
+
+    put: PutOp
+    if_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreBatch:
     """Run store operations in one round trip; the answer is a list of results in their order."""
 
     store: BaseStore
-    ops: Sequence[Op]
+    ops: Sequence[Op | PutIf]
 
     def run(self) -> Any:
         """Return `store.batch(ops)`."""
-        return self.store.batch(self.ops)
+        return self.store.batch(self.ops)  # type: ignore[arg-type]
 
     async def arun(self) -> Any:
         """Return `await store.abatch(ops)`."""
-        return await self.store.abatch(self.ops)
+        return await self.store.abatch(self.ops)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +130,24 @@ async def arun(body: Body[T]) -> T:
                 effect = body.send(answer)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+
+
+def stable_key(*parts: object) -> str:
+    """Return a key for a store item that is the same whenever the same thing is written again.
+
+    It has 40 hexadecimal digits: LangGraph takes 32 of them for the id of an interrupt.
+    """
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()[:40]
+
+
+def write(store: BaseStore, puts: Sequence[PutOp]) -> Body[None]:
+    """Write items in one batch, or in more where texts repeat.
+
+    LangGraph's InMemoryStore fails on a batch that holds two equal texts to embed.
+    """
+    while puts:
+        first: dict[Any, PutOp] = {}
+        for put in puts:
+            first.setdefault((put.value or {}).get("text", put.key), put)
+        yield StoreBatch(store, list(first.values()))
+        puts = [put for put in puts if put not in first.values()]

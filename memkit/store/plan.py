@@ -1,7 +1,8 @@
 """From store operations to SQL, and from rows back to items. Nothing here touches a database.
 
 In one batch every read sees the state before the batch's writes, and of several puts of one key
-the last counts: the semantics of LangGraph's InMemoryStore.
+the last counts: the semantics of LangGraph's InMemoryStore. Puts that ask for a version check it in
+the statement that writes, since a read before it could be out of date by then.
 """
 
 # ruff: noqa: S608 - statements are put together from constants; all else is a parameter
@@ -14,18 +15,18 @@ from zlib import crc32
 
 from langgraph.store.base import (
     GetOp,
-    Item,
     ListNamespacesOp,
     Op,
     PutOp,
-    SearchItem,
     SearchOp,
     validate_op_namespace,
 )
 
+from memkit.effects import PutIf
 from memkit.errors import ConfigError
 from memkit.store import namespace as ns
 from memkit.store.filters import compile_filter
+from memkit.store.items import VersionedItem, VersionedSearchItem
 from memkit.store.text import passages
 from memkit.store.values import decode, encode, escape, unescape, words
 
@@ -69,10 +70,11 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What is to stand at an address; `value` None deletes."""
+    """What is to stand at an address; `value` None deletes, `if_version` None does not ask."""
 
     value: str | None
     ttl_minutes: float | None = None
+    if_version: int | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ class Batch:
     passages: list[Passage] = field(default_factory=list)
 
 
-def plan(ops: Iterable[Op], fields: Sequence[str] | None) -> Batch:
+def plan(ops: Iterable[Op | PutIf], fields: Sequence[str] | None) -> Batch:
     """Check operations and sort them by kind; writes are in the order of their addresses.
 
     Args:
@@ -95,13 +97,16 @@ def plan(ops: Iterable[Op], fields: Sequence[str] | None) -> Batch:
         fields: What is indexed of a value where the put does not say; None indexes nothing.
 
     Raises:
-        ConfigError: A limit, offset, depth, time to live or kind of operation that makes no sense.
+        ConfigError: A limit, offset, depth, time to live, version or kind of operation that makes
+            no sense, or another put of a key beside one that asks for its version.
         StoreError: A value that JSON cannot say.
         InvalidNamespaceError: A label that LangGraph refuses.
     """
     batch = Batch()
     puts: dict[Address, PutOp] = {}
-    for place, op in enumerate(ops):
+    versions: dict[Address, int] = {}
+    for place, operation in enumerate(ops):
+        op = _put_of(operation) if isinstance(operation, PutIf) else operation
         validate_op_namespace(op)
         batch.size += 1
         if isinstance(op, GetOp):
@@ -113,11 +118,16 @@ def plan(ops: Iterable[Op], fields: Sequence[str] | None) -> Batch:
             _not_negative(limit=op.limit, offset=op.offset, max_depth=op.max_depth or 0)
             batch.listings.append((place, op))
         elif isinstance(op, PutOp):
-            puts[Address.of(op.namespace, op.key)] = op
+            address = Address.of(op.namespace, op.key)
+            if address in versions or (address in puts and op is not operation):
+                raise ConfigError(_put_twice(op))
+            puts[address] = op
+            if isinstance(operation, PutIf):
+                versions[address] = _checked_version(operation)
         else:
             raise ConfigError(_unknown(op))
     for address, put in sorted(puts.items()):
-        batch.writes[address] = _write(put)
+        batch.writes[address] = _write(put, versions.get(address))
         if put.value is None or put.index is False or fields is None:
             continue
         wanted = fields if put.index is None else put.index
@@ -127,10 +137,42 @@ def plan(ops: Iterable[Op], fields: Sequence[str] | None) -> Batch:
     return batch
 
 
-def _write(put: PutOp) -> Write:
+def _put_of(op: PutIf) -> PutOp:
+    put: Any = op.put
+    if not isinstance(put, PutOp):
+        msg = f"PutIf holds a PutOp, not {type(put).__name__}"
+        raise ConfigError(msg)
+    return put
+
+
+def _checked_version(op: PutIf) -> int:
+    version: Any = op.if_version
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        msg = (
+            f"if_version is the version of an item, or 0 for none, not {version!r} "
+            f"(key {op.put.key!r})"
+        )
+        raise ConfigError(msg)
+    if version == 0 and op.put.value is None:
+        msg = (
+            f"if_version=0 asks that there be no item with key {op.put.key!r}, so there is none to "
+            "delete; pass the version that was read"
+        )
+        raise ConfigError(msg)
+    return version
+
+
+def _put_twice(put: PutOp) -> str:
+    return (
+        f"a batch puts key {put.key!r} in {put.namespace} more than once, with if_version; put it "
+        "once, or in two batches"
+    )
+
+
+def _write(put: PutOp, if_version: int | None) -> Write:
     what = f"the value of key {put.key!r} in {put.namespace}"
     if put.value is None:
-        return Write(None)
+        return Write(None, if_version=if_version)
     value: Any = put.value
     if not isinstance(value, Mapping):
         msg = f"{what} is a {type(put.value).__name__}; a store keeps mappings with string keys"
@@ -139,7 +181,8 @@ def _write(put: PutOp) -> Write:
     if put.ttl is not None and not (is_number and math.isfinite(put.ttl) and put.ttl > 0):
         msg = f"ttl is a number of minutes above 0 or None, not {put.ttl!r} (key {put.key!r})"
         raise ConfigError(msg)
-    return Write(encode(put.value, what), None if put.ttl is None else float(put.ttl))
+    ttl = None if put.ttl is None else float(put.ttl)
+    return Write(encode(put.value, what), ttl, if_version)
 
 
 def _unknown(op: object) -> str:
@@ -160,7 +203,10 @@ def _not_negative(**numbers: Any) -> None:
 # gets or deletes may span tenants, and joins on them.
 
 _LIVE = "(i.expires_at IS NULL OR i.expires_at > now())"
-_ITEM = "i.namespace, i.key, i.value::text, i.created_at, i.updated_at, i.ttl_minutes IS NOT NULL"
+_ITEM = (
+    "i.namespace, i.key, i.value::text, i.created_at, i.updated_at, i.ttl_minutes IS NOT NULL, "
+    "i.version"
+)
 _NEWEST = "i.updated_at DESC, i.namespace, i.key"
 _PAGE = "LIMIT %(limit)s OFFSET %(offset)s"
 
@@ -179,11 +225,11 @@ ORDER BY {_NEWEST} {_PAGE}
 """
 
 # A vector of zeros has no direction: its cosine is NaN in pgvector, and 0 here.
-_COSINE = "coalesce(nullif(1 - (p.embedding <=> %(vector)s::vector), 'NaN'), 0)"
+_COSINE = "coalesce(nullif(1 - (p.embedding <=> %(vector)b::vector), 'NaN'), 0)"
 _SIMILARITY = {
     "cosine": _COSINE,
-    "l2": "-(p.embedding <-> %(vector)s::vector)",
-    "inner_product": "-(p.embedding <#> %(vector)s::vector)",
+    "l2": "-(p.embedding <-> %(vector)b::vector)",
+    "inner_product": "-(p.embedding <#> %(vector)b::vector)",
 }
 
 # The passages of item i: one probe of the primary key, however many items there are and whatever
@@ -209,7 +255,7 @@ WITH asked AS MATERIALIZED (
     SELECT coalesce(array_agg(lexeme), '{{{{}}}}') AS lexemes
     FROM unnest(to_tsvector('english', left(%(words)s::text, 4000)))
 ), scope AS MATERIALIZED (
-    SELECT i.namespace, i.key, i.value, i.created_at, i.updated_at, i.ttl_minutes,
+    SELECT i.namespace, i.key, i.value, i.created_at, i.updated_at, i.ttl_minutes, i.version,
         ({{cosine}}) AS cosine,
         ARRAY(
             SELECT DISTINCT word.lexeme
@@ -313,20 +359,60 @@ SELECT pg_advisory_xact_lock(hashtext('memkit_items'), turn)
 FROM unnest(%(turns)s::integer[]) AS turn
 """
 
-_UPSERT = """
+_INSERT = """
 INSERT INTO memkit_items AS i
-    (tenant, namespace, key, value, created_at, updated_at, ttl_minutes, expires_at)
+    (tenant, namespace, key, value, created_at, updated_at, ttl_minutes, expires_at, version)
 SELECT tenant, namespace, key, value::jsonb, now(), now(), ttl,
-    now() + make_interval(secs => ttl * 60)
+    now() + make_interval(secs => ttl * 60), 1
 FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(values)s::text[],
     %(ttls)s::float8[]) AS new (tenant, namespace, key, value, ttl)
 ON CONFLICT (tenant, namespace, key) DO UPDATE SET
     value = excluded.value,
-    created_at = CASE WHEN i.expires_at <= excluded.updated_at
-        THEN excluded.created_at ELSE i.created_at END,
+    created_at = {created_at},
     updated_at = excluded.updated_at,
     ttl_minutes = excluded.ttl_minutes,
-    expires_at = excluded.expires_at
+    expires_at = excluded.expires_at,
+    version = i.version + 1
+"""
+
+# An expired row counts as none, but its version goes on: who read it once is told of the new item.
+_UPSERT = _INSERT.format(
+    created_at="CASE WHEN i.expires_at <= excluded.updated_at "
+    "THEN excluded.created_at ELSE i.created_at END"
+)
+_PUT_IF_ABSENT = f"""
+{_INSERT.format(created_at="excluded.created_at")}
+WHERE i.expires_at <= excluded.updated_at
+RETURNING i.tenant, i.namespace, i.key
+"""
+
+# Whoever waits here for another writer of the row checks the version that the other left.
+_WITH_VERSION = f"""
+    i.tenant = %(tenant)s AND i.namespace = asked.namespace AND i.key = asked.key
+    AND i.version = asked.version AND {_LIVE}
+RETURNING i.tenant, i.namespace, i.key
+"""
+_PUT_IF_VERSION = f"""
+UPDATE memkit_items i SET
+    value = asked.value::jsonb,
+    updated_at = now(),
+    ttl_minutes = asked.ttl,
+    expires_at = now() + make_interval(secs => asked.ttl * 60),
+    version = i.version + 1
+FROM unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[], %(values)s::text[],
+    %(ttls)s::float8[]) AS asked (namespace, key, version, value, ttl)
+WHERE {_WITH_VERSION}
+"""
+_DELETE_IF_VERSION = f"""
+DELETE FROM memkit_items i
+USING unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[])
+    AS asked (namespace, key, version)
+WHERE {_WITH_VERSION}
+"""
+
+VERSION = f"""
+SELECT i.version FROM memkit_items i
+WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s AND {_LIVE}
 """
 
 _DELETE = """
@@ -365,25 +451,67 @@ DELETE FROM memkit_items i WHERE i.tenant = %(tenant)s AND (i.namespace, i.key) 
 """
 
 
+def take_turns(batch: Batch) -> list[Statement]:
+    """Return what comes before a batch's writes."""
+    if len(batch.writes) < 2:
+        return []
+    turns = {crc32(address.namespace.encode()) % _TURNS for address in batch.writes}
+    return [Statement(_TAKE_TURN, {"turns": sorted(turns)})]
+
+
+def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
+    """Return the statements of the writes that ask for a version, and the addresses each writes.
+
+    A statement returns the addresses that it wrote: of the others, the version is another one.
+    """
+    groups: dict[tuple[str, str | None], dict[Address, Write]] = {}
+    for address, new in batch.writes.items():
+        if new.if_version is None:
+            continue
+        if new.if_version == 0:
+            kind: tuple[str, str | None] = (_PUT_IF_ABSENT, None)
+        else:
+            sql = _DELETE_IF_VERSION if new.value is None else _PUT_IF_VERSION
+            kind = (sql, address.tenant)
+        groups.setdefault(kind, {})[address] = new
+    return [
+        (
+            Statement(
+                sql,
+                {
+                    **_columns(group),
+                    **_contents(group),
+                    "tenant": tenant,
+                    "versions": [new.if_version for new in group.values()],
+                },
+            ),
+            list(group),
+        )
+        for (sql, tenant), group in groups.items()
+    ]
+
+
 def write(batch: Batch, vectors: Sequence[Any] | None) -> list[Statement]:
-    """Return the statements of a batch's writes; `vectors` match its passages, or there are none.
+    """Return the statements of a batch's other writes, and of all its passages.
 
     The passages of every item written are replaced: a text that is gone is found no more.
+
+    Args:
+        batch: The batch.
+        vectors: One per passage; None where there are none.
     """
-    gone = [address for address, new in batch.writes.items() if new.value is None]
     kept = {address: new for address, new in batch.writes.items() if new.value is not None}
+    plain = {address: new for address, new in kept.items() if new.if_version is None}
+    gone = [
+        address
+        for address, new in batch.writes.items()
+        if new.value is None and new.if_version is None
+    ]
     statements = []
-    if len(batch.writes) > 1:
-        turns = {crc32(address.namespace.encode()) % _TURNS for address in batch.writes}
-        statements.append(Statement(_TAKE_TURN, {"turns": sorted(turns)}))
+    if plain:
+        statements.append(Statement(_UPSERT, {**_columns(plain), **_contents(plain)}))
     if kept:
-        values = {
-            "values": [new.value for new in kept.values()],
-            "ttls": [new.ttl_minutes for new in kept.values()],
-        }
-        columns = _columns(kept)
-        statements.append(Statement(_UPSERT, {**columns, **values}))
-        statements.append(Statement(_DELETE.format(table="memkit_passages"), columns))
+        statements.append(Statement(_DELETE.format(table="memkit_passages"), _columns(kept)))
     if gone:
         statements.append(Statement(_DELETE.format(table="memkit_items"), _columns(gone)))
     if batch.passages:
@@ -401,7 +529,7 @@ def _index(rows: Sequence[Passage], vectors: Sequence[Any] | None) -> Statement:
         # unnest pads the shorter array with NULL.
         return Statement(_INDEX.format(embeddings="ARRAY[]::vector[]"), params)
     params["vectors"] = list(vectors)
-    return Statement(_INDEX.format(embeddings="%(vectors)s::vector[]"), params)
+    return Statement(_INDEX.format(embeddings="%(vectors)b::vector[]"), params)
 
 
 def refresh(addresses: Iterable[Address]) -> list[Statement]:
@@ -413,6 +541,13 @@ def refresh(addresses: Iterable[Address]) -> list[Statement]:
         Statement(_REFRESH, {**_columns(group), "tenant": tenant})
         for tenant, group in by_tenant.items()
     ]
+
+
+def _contents(writes: Mapping[Address, Write]) -> dict[str, Any]:
+    return {
+        "values": [new.value for new in writes.values()],
+        "ttls": [new.ttl_minutes for new in writes.values()],
+    }
 
 
 def _columns(addresses: Iterable[Address]) -> dict[str, Any]:
@@ -432,7 +567,7 @@ class Found:
     """An item as read, where it is stored, and whether it has a time to live."""
 
     address: Address
-    item: SearchItem
+    item: VersionedSearchItem
     has_ttl: bool
 
 
@@ -443,25 +578,46 @@ def namespaces(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 
 def found(row: Sequence[Any]) -> Found:
     """Decode a row of a read; rows of `get` carry no score."""
-    namespace_text, key, value, created_at, updated_at, has_ttl = row[:6]
+    namespace_text, key, value, created_at, updated_at, has_ttl, version = row[:7]
     namespace = ns.from_text(namespace_text)
-    item = SearchItem(
+    item = VersionedSearchItem(
         namespace=namespace,
         key=unescape(key),
         value=decode(value),
         created_at=created_at,
         updated_at=updated_at,
-        score=row[6] if len(row) > 6 else None,
+        score=row[7] if len(row) > 7 else None,
+        version=version,
     )
     return Found(Address(ns.tenant(namespace), namespace_text, key), item, bool(has_ttl))
 
 
-def as_item(item: SearchItem) -> Item:
-    """Return a fresh plain item: what `get` gives."""
-    return Item(
+def as_item(item: VersionedSearchItem) -> VersionedItem:
+    """Return a fresh item without a score: what `get` gives."""
+    return VersionedItem(
         value=item.value,
         key=item.key,
         namespace=item.namespace,
         created_at=item.created_at,
         updated_at=item.updated_at,
+        version=item.version,
+    )
+
+
+def conflict(address: Address, write: Write, found: int | None, others: int) -> str:
+    """Return the message of a conflict.
+
+    Args:
+        address: The first item that is not as expected.
+        write: What was to be written.
+        found: The version it has; None if there is no such item.
+        others: How many more items of the batch are not as expected.
+    """
+    more = f" (and {others} more of the batch)" if others else ""
+    is_ = "does not exist" if found is None else f"has version {found}"
+    wanted = f"version {write.if_version}" if write.if_version else "no such item (if_version=0)"
+    return (
+        f"the item with key {unescape(address.key)!r} in {ns.from_text(address.namespace)}{more} "
+        f"{is_}, but {wanted} was expected: someone else changed it; nothing was written. Read "
+        "again, decide again, and put with the version that was read"
     )

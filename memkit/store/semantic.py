@@ -13,9 +13,13 @@ from typing import Any, Literal, cast
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
+    NOT_PROVIDED,
     BaseStore,
     IndexConfig,
+    InvalidNamespaceError,
+    NotProvided,
     Op,
+    PutOp,
     Result,
     SearchItem,
     SearchOp,
@@ -29,8 +33,14 @@ from psycopg.rows import tuple_row
 from memkit.db.database import Database, Transaction
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, translated
-from memkit.effects import Body, EmbedTexts, arun, run
-from memkit.errors import ConfigError, DimensionMismatch, MemkitError, StoreError
+from memkit.effects import Body, EmbedTexts, PutIf, arun, run
+from memkit.errors import (
+    ConfigError,
+    DimensionMismatch,
+    MemkitError,
+    StoreError,
+    VersionConflict,
+)
 from memkit.store import plan as sql
 from memkit.store.plan import SEARCH_MODES, Address, Batch, Distance, SearchMode
 
@@ -108,6 +118,7 @@ class SemanticStore(BaseStore):
     )
 
     supports_ttl = True
+    supports_versions = True
 
     def __init__(
         self,
@@ -289,28 +300,95 @@ class SemanticStore(BaseStore):
 
     # Reads and writes
 
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
+    def batch(self, ops: Iterable[Op | PutIf]) -> list[Result]:
         """Run operations in one transaction: the reads first, then the writes.
 
         Args:
-            ops: Of several puts of one key the last counts.
+            ops: LangGraph's operations and `memkit.effects.PutIf`. Of several puts of one key the
+                last counts; beside a PutIf no other put of its key is allowed.
 
         Returns:
-            One result per operation, in their order.
+            One result per operation, in their order. Items have a `version`.
 
         Raises:
+            VersionConflict: An item has not the version that a PutIf asks for; nothing was written.
             StoreError: Nothing was written; the message says why.
             ConfigError: An operation makes no sense; nothing was written.
 
         Cost:
             One embedding call for all texts and one per distinct query, before a connection is
-            taken; one statement for all gets, one per search, at most five for all writes.
+            taken; one statement for all gets, one per search, at most five for all writes, and
+            for those with a version up to two per tenant more.
         """
         return run(self._body(list(ops)))
 
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+    async def abatch(self, ops: Iterable[Op | PutIf]) -> list[Result]:
         """Do what `batch` does without blocking the event loop."""
         return await arun(self._body(list(ops)))
+
+    def put(
+        self,
+        namespace: tuple[str, ...],
+        key: str,
+        value: Mapping[str, Any],
+        index: Literal[False] | list[str] | None = None,
+        *,
+        ttl: float | NotProvided | None = NOT_PROVIDED,
+        if_version: int | None = None,
+    ) -> None:
+        """Store an item.
+
+        Args:
+            namespace: Where to store it.
+            key: Its key there.
+            value: What JSON can say; None deletes.
+            index: The fields to index; None takes the store's, False indexes nothing.
+            ttl: Minutes that it lives; None for ever; not given: the TTLConfig's default.
+            if_version: Put only if the item still has this version (`get(...).version`; every put
+                raises it by one), 0: only if there is none. None asks for nothing. A deleted item
+                starts at 1 again when it is put anew.
+
+        Raises:
+            VersionConflict: The item has another version; nothing was written.
+        """
+        if if_version is None:
+            super().put(namespace, key, value, index, ttl=ttl)
+        else:
+            self.batch([self._put_if(namespace, key, value, index, ttl, if_version)])
+
+    async def aput(
+        self,
+        namespace: tuple[str, ...],
+        key: str,
+        value: Mapping[str, Any],
+        index: Literal[False] | list[str] | None = None,
+        *,
+        ttl: float | NotProvided | None = NOT_PROVIDED,
+        if_version: int | None = None,
+    ) -> None:
+        """Do what `put` does without blocking the event loop."""
+        if if_version is None:
+            await super().aput(namespace, key, value, index, ttl=ttl)
+        else:
+            await self.abatch([self._put_if(namespace, key, value, index, ttl, if_version)])
+
+    def _put_if(  # noqa: PLR0917 - passed on in BaseStore's order
+        self,
+        namespace: tuple[str, ...],
+        key: str,
+        value: Mapping[str, Any],
+        index: Literal[False] | list[str] | None,
+        ttl: float | NotProvided | None,
+        if_version: int,
+    ) -> PutIf:
+        # As BaseStore.put has it; the labels are checked in the batch.
+        if not namespace or namespace[0] == "langgraph":
+            msg = f"a namespace has labels, and the first is not 'langgraph'; got {namespace!r}"
+            raise InvalidNamespaceError(msg)
+        if isinstance(ttl, NotProvided):
+            ttl = (self.ttl_config or {}).get("default_ttl")
+        put = PutOp(namespace, str(key), cast("dict[str, Any]", value), index, ttl)
+        return PutIf(put, if_version)
 
     def search(
         self,
@@ -373,7 +451,9 @@ class SemanticStore(BaseStore):
             refresh_ttl = (self.ttl_config or {}).get("refresh_on_read", True)
         return SearchOp(prefix, filter_, limit, offset, query, refresh_ttl)
 
-    def _body(self, ops: Sequence[Op], mode: SearchMode | None = None) -> Body[list[Result]]:
+    def _body(
+        self, ops: Sequence[Op | PutIf], mode: SearchMode | None = None
+    ) -> Body[list[Result]]:
         mode = self._mode(mode)
         batch = sql.plan(ops, self._fields)
         vectors = queries = None
@@ -452,12 +532,23 @@ class SemanticStore(BaseStore):
                 vector = queries.get(search.query or "")
                 rows = cursor.execute(*sql.search(search, mode, vector, self._distance)).fetchall()
                 hits = [sql.found(row) for row in rows]
-                results[place] = [hit.item for hit in hits]
+                results[place] = list[SearchItem](hit.item for hit in hits)
                 if search.refresh_ttl:
                     due.update(hit.address for hit in hits if hit.has_ttl)
             for place, listing in batch.listings:
                 rows = cursor.execute(*sql.list_namespaces(listing)).fetchall()
                 results[place] = sql.namespaces(rows)
+            for statement in sql.take_turns(batch):
+                cursor.execute(*statement)
+            for statement, asked in sql.write_if(batch):
+                written = {Address(*row) for row in cursor.execute(*statement).fetchall()}
+                if others := [address for address in asked if address not in written]:
+                    first = others[0]
+                    row = cursor.execute(sql.VERSION, first._asdict()).fetchone()
+                    version = row[0] if row else None
+                    raise VersionConflict(
+                        sql.conflict(first, batch.writes[first], version, len(others) - 1)
+                    )
             for statement in sql.write(batch, vectors):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.
@@ -471,21 +562,26 @@ class SemanticStore(BaseStore):
         verify(connection)
         self._claim_dims(connection)
 
+    def stored_dims(self) -> int | None:
+        """Return the length of the vectors in the database, None if it never held any.
+
+        Raises:
+            StoreError: The database cannot be reached, or was not set up.
+        """
+        return self._database.run(_stored_dims)
+
     def _claim_dims(self, connection: Connection) -> None:
         """Record the length of the vectors on first use, and hold everyone to it afterwards."""
         if self.dims is None:
             return
-        with connection.cursor(row_factory=tuple_row) as cursor:
-            known = "SELECT value FROM memkit_meta WHERE name = 'dims'"
-            row = cursor.execute(known).fetchone()
-            if row is None:  # a role that may only read gets along without
-                cursor.execute(
-                    "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
-                    " ON CONFLICT (name) DO NOTHING",
-                    (self.dims,),
-                )
-                row = cursor.execute(known).fetchone()
-        stored = row[0] if row else None
+        stored = _stored_dims(connection)
+        if stored is None:  # a role that may only read gets along without
+            connection.execute(
+                "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
+                " ON CONFLICT (name) DO NOTHING",
+                (self.dims,),
+            )
+            stored = _stored_dims(connection)
         if stored != self.dims:
             msg = (
                 f"{self._database.place} holds vectors of {stored} dimensions, but these "
@@ -554,6 +650,12 @@ class SemanticStore(BaseStore):
             return False
         self._sweeper = None
         return True
+
+
+def _stored_dims(connection: Connection) -> int | None:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute("SELECT value FROM memkit_meta WHERE name = 'dims'").fetchone()
+    return row[0] if row else None
 
 
 def _expired_tenants(connection: Connection) -> list[tuple[str, Any]]:
