@@ -1,6 +1,8 @@
 """Sentences and content words of a text, by rules that need no model. Pure."""
 
 import re
+from functools import cache, lru_cache
+from typing import Any
 
 _SENTENCE_END = re.compile(
     r"""
@@ -47,3 +49,25 @@ def words(text: str) -> list[str]:
 def content_words(text: str) -> set[str]:
     """Return the distinct words of a text that carry meaning."""
     return {w for w in words(text) if w not in STOP_WORDS}
+
+
+@lru_cache(maxsize=16_384)
+def root(word: str) -> str:
+    """Return the stem of an English word: "lives", "lived" and "living" have one.
+
+    Source: the Snowball project's English stemmer (Porter2).
+    """
+    return str(_stemmer().stemWord(word))
+
+
+@cache
+def _stemmer() -> Any:
+    import snowballstemmer
+
+    return snowballstemmer.stemmer("english")
+
+
+def roots(text: str) -> set[str]:
+    """Return the stems of the words of a text that carry meaning; "Ann's" is "Ann" there."""
+    found = {root(word.removesuffix("'s")) for word in content_words(text)}
+    return found - STOP_WORDS  # "likes" is none, "like" is
