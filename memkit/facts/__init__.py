@@ -3,14 +3,23 @@
 from memkit.facts.model import SINGLE_VALUED, Fact, as_utc
 from memkit.facts.reconcile import Change, reconcile, same_statement
 from memkit.facts.staleness import StalenessPolicy, duration
+from memkit.facts.timeline import abandoned, as_of, history
+from memkit.facts.upkeep import Audit, Upkeep, audit, consolidate
 
 __all__ = [
     "SINGLE_VALUED",
+    "Audit",
     "Change",
     "Fact",
     "StalenessPolicy",
+    "Upkeep",
+    "abandoned",
+    "as_of",
     "as_utc",
+    "audit",
+    "consolidate",
     "duration",
+    "history",
     "reconcile",
     "same_statement",
 ]

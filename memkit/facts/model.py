@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from memkit.errors import ConfigError
-from memkit.words import words
+from memkit.facts.sameness import canonical
 
 Status = Literal["current", "superseded", "retracted"]
 _TIMES = ("first_seen", "last_updated", "last_confirmed", "valid_from", "valid_to")
@@ -20,14 +20,12 @@ SINGLE_VALUED = frozenset(
 """Attributes of which a person has one value at a time: a new one ends the old one."""
 
 
-def as_utc(value: datetime | str | None) -> datetime | None:
+def to_utc(value: datetime | str) -> datetime:
     """Return a time in UTC; a string is ISO 8601, and one without an offset is taken as UTC.
 
     Raises:
-        ConfigError: The string is not a time.
+        ConfigError: It is not a time.
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -39,6 +37,11 @@ def as_utc(value: datetime | str | None) -> datetime | None:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         raise ConfigError(f"the time {value!r} is out of range in UTC") from None
+
+
+def as_utc(value: datetime | str | None) -> datetime | None:
+    """Return what `to_utc` does, and None for None."""
+    return None if value is None else to_utc(value)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Fact:
         confidence: From 0 to 1.
         status: "current", "superseded" (by a later fact) or "retracted" (by the person).
         first_seen: When it was first said.
-        last_updated: When it was last said or changed.
-        last_confirmed: When the person last said or confirmed it; never moved by a read.
+        last_updated: When what it says was last changed.
+        last_confirmed: When the person last said it again or confirmed it; never moved by a read.
         valid_from: Since when it holds, where known.
         valid_to: Until when it held, where known.
         supersedes: Key of the fact that it replaced.
+        superseded_by: Key of the fact that replaced it.
         source: `{"thread_id", "message_ids", "checkpoint_id"}`.
+        data: The fields of a schema of your own, JSON-native.
         key: Key of the store item.
 
     Times may be given as `datetime` or ISO 8601 strings; they are kept as `datetime` in UTC.
@@ -76,25 +81,32 @@ class Fact:
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     supersedes: str | None = None
+    superseded_by: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("text", "kind", "subject", "attribute", "key"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "attribute" and value is None):
+                raise ConfigError(f"{name} of a fact is a text, got {value!r}")
         if not self.text.strip():
             raise ConfigError("a fact needs a text")
         if not 0 <= self.confidence <= 1:
             raise ConfigError(f"confidence is from 0 to 1, got {self.confidence!r}")
         if self.status not in get_args(Status):
             raise ConfigError(f"status is one of {get_args(Status)}, got {self.status!r}")
-        if not isinstance(self.source, Mapping):
-            raise ConfigError(f"source is a mapping, got {self.source!r}")
+        for name in ("source", "data"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"{name} is a mapping, got {getattr(self, name)!r}")
         for name in _TIMES:
             object.__setattr__(self, name, as_utc(getattr(self, name)))
 
     @property
     def words(self) -> str:
-        """The words of the text, without case and punctuation."""
-        return " ".join(words(self.text))
+        """What the text says, in canonical words: equal for two ways of saying it."""
+        return canonical(self.text, self.subject)
 
     @property
     def message_ids(self) -> list[str]:
@@ -106,8 +118,8 @@ class Fact:
         value = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
         for name in _TIMES:
             value[name] = value[name].isoformat() if value[name] else None
-        value["source"] = dict(self.source)
-        # What a statement is found by, whatever its case and punctuation.
+        value["source"], value["data"] = dict(self.source), dict(self.data)
+        # What a statement is found by, however it is worded.
         value["words"] = self.words
         return value
 

@@ -1,0 +1,320 @@
+"""What a new statement does to known ones, and what held when."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memkit.errors import ConfigError
+from memkit.facts import Fact, abandoned, as_of, history, reconcile
+from memkit.facts.sameness import canonical, near_copies
+
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+MAY = datetime(2026, 5, 1, tzinfo=UTC)
+JULY = datetime(2026, 7, 1, tzinfo=UTC)
+
+
+def fact(text: str, at: datetime = MARCH, key: str = "", **more: Any) -> Fact:
+    values: dict[str, Any] = {"first_seen": at, "last_updated": at, "last_confirmed": at, **more}
+    return Fact(text, key=key or text, **values)
+
+
+def address(text: str, at: datetime, key: str = "", **more: Any) -> Fact:
+    return fact(text, at, key, kind="address", attribute="home_address", **more)
+
+
+def after(existing: list[Fact], *proposed: Fact, now: datetime = JULY) -> dict[str, Fact]:
+    """The facts by key once proposals were reconciled one after the other."""
+    known = {f.key: f for f in existing}
+    for change in reconcile(existing, proposed, now):
+        known.update((f.key, f) for f in change.facts)
+    return known
+
+
+def actions(existing: list[Fact], *proposed: Fact) -> list[str]:
+    return [change.action for change in reconcile(existing, proposed, JULY)]
+
+
+def test_a_new_address_supersedes_the_old_one_and_both_are_linked() -> None:
+    old = address("I live at 14 Linden Street", MARCH, "old")
+    (change,) = reconcile([old], [address("I moved to 3 Harbour Road", MAY, "new")], MAY)
+    assert change.action == "supersede"
+    assert (change.fact.supersedes, change.fact.valid_from) == ("old", MAY)
+    assert change.previous is not None
+    assert change.previous.text == old.text
+    assert (change.previous.status, change.previous.valid_to) == ("superseded", MAY)
+    assert change.previous.superseded_by == "new"
+
+
+def test_moving_house_twice_leaves_one_address_and_the_whole_history() -> None:
+    known = after(
+        [address("I live in Leipzig", MARCH, "a")],
+        address("I moved to Kiel", MAY, "b"),
+        address("I moved to Bonn", JULY, "c"),
+    )
+    assert [f.key for f in known.values() if f.status == "current"] == ["c"]
+    for key in "abc":
+        assert [f.key for f in history(known.values(), key)] == ["a", "b", "c"]
+    assert history(known.values(), "unknown") == []
+    days = (MARCH, MAY - timedelta(days=1), MAY, JULY)
+    assert [[f.key for f in as_of(known.values(), day)] for day in days] == [
+        ["a"],
+        ["a"],
+        ["b"],
+        ["c"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "i live at 14 linden street!",
+        "As I said, I still live at 14 Linden Street.",
+        "The user lives at 14 Linden Street",
+        "I live in Linden Street",  # a part of what is known
+    ],
+)
+def test_what_is_said_again_is_confirmed_and_only_its_confirmation_moves(again: str) -> None:
+    old = address("I live at 14 Linden Street", MARCH, "old")
+    (change,) = reconcile([old], [address(again, MAY, "new")], MAY)
+    assert (change.action, change.fact.key) == ("confirm", "old")
+    assert change.fact.last_confirmed == MAY
+    assert change.fact.last_updated == change.fact.first_seen == MARCH
+    assert change.fact.text == old.text
+
+
+def test_an_older_statement_that_is_heard_later_does_not_win() -> None:
+    new = address("I live at 3 Harbour Road", MAY, "new")
+    known = after([new], address("I live at 14 Linden Street", MARCH, "old"))
+    assert known["new"].status == "current"
+    assert (known["old"].status, known["old"].valid_to) == ("superseded", MAY)
+    assert (known["old"].superseded_by, known["new"].supersedes) == ("new", "old")
+
+
+def test_a_statement_between_first_word_and_confirmation_does_not_win_either() -> None:
+    known = address("I live in Kiel", MARCH, "kiel", last_confirmed=JULY)
+    found = after([known], address("I live in Bonn", MAY, "bonn"))
+    assert (found["kiel"].status, found["bonn"].status) == ("current", "superseded")
+
+
+def test_allergies_accumulate_and_near_opposites_stay_apart() -> None:
+    facts = [
+        fact("I am allergic to nuts", kind="allergy"),
+        fact("I am allergic to wasps", kind="allergy"),
+        fact("I am not allergic to cats", kind="allergy"),
+        fact("I like coffee", kind="preference"),
+        fact("I hate coffee", kind="preference"),
+        fact("My sister likes coffee", kind="family"),
+        fact("I flew from Rome to Paris"),
+        fact("I flew from Paris to Rome"),
+        fact("I have 2 cats"),
+        fact("I have 3 cats"),
+    ]
+    assert actions([], *facts) == ["add"] * len(facts)
+
+
+def test_two_addresses_in_one_batch_leave_one_current() -> None:
+    known = after([], address("I live in Aachen", MARCH, "a"), address("I live in Bonn", MAY, "b"))
+    assert (known["a"].status, known["b"].status) == ("superseded", "current")
+
+
+def test_a_correction_in_the_same_breath_wins() -> None:
+    known = after(
+        [], address("I live at 14 Linden Street", MAY, "a"), address("I meant 41 Linden", MAY, "b")
+    )
+    assert (known["a"].status, known["b"].status) == ("superseded", "current")
+
+
+def test_a_fact_about_the_past_gets_its_interval_and_ends_no_present_one() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    past = address("I lived in Berlin until February", MAY, "past", valid_to=MARCH)
+    known = after([here], past)
+    assert known["here"] == here
+    assert (known["past"].status, known["past"].valid_to) == ("current", MARCH)
+    before = MARCH - timedelta(days=30)
+    assert [f.key for f in as_of(known.values(), before)] == ["past"]
+    assert [f.key for f in as_of(known.values(), MAY)] == ["here"]
+
+
+def test_that_the_known_value_is_over_ends_it() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    known = after([here], address("I lived in Hamburg until May", JULY, "past", valid_to=MAY))
+    assert (known["here"].status, known["here"].valid_to) == ("superseded", MAY)
+
+
+def test_what_begins_in_the_future_leaves_the_present_until_then() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    later = JULY + timedelta(days=60)
+    known = after([here], address("I move to Kiel", JULY, "next", valid_from=later))
+    assert (known["here"].status, known["here"].valid_to) == ("current", later)
+    assert [f.key for f in as_of(known.values(), JULY)] == ["here"]
+    assert [f.key for f in as_of(known.values(), later)] == ["next"]
+
+
+def test_a_denied_value_is_no_value() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    assert actions([here], address("I do not live in Berlin", MAY)) == ["add"]
+    assert after([here], address("I do not live in Berlin", MAY))["here"] == here
+
+
+def test_one_persons_address_does_not_touch_anothers() -> None:
+    ann = address("Ann: I live in Hamburg", MARCH, "ann", subject="Ann")
+    assert actions([ann], address("Bob: I live in Kiel", MAY, subject="Bob")) == ["add"]
+
+
+def test_a_named_fact_is_superseded_only_where_both_speak_of_the_same() -> None:
+    likes = fact("The user likes coffee", key="likes", kind="preference")
+    hates = fact("The user hates coffee by now", MAY, kind="preference", supersedes="likes")
+    boat = fact("The user has a boat", MAY, supersedes="likes")
+    assert actions([likes], hates) == ["supersede"]
+    assert actions([likes], boat) == ["add"]
+    assert reconcile([likes], [boat], MAY)[0].fact.supersedes is None
+    other = likes.changed(subject="Bob")
+    assert actions([other], hates) == ["add"]
+
+
+def retraction(text: str, **more: Any) -> Fact:
+    return fact(text, MAY, "r", status="retracted", **more)
+
+
+def test_a_retraction_takes_back_what_says_the_same_and_nothing_else() -> None:
+    nuts, wasps = fact("I am allergic to nuts", key="n"), fact("I am allergic to wasps", key="w")
+    known = after([nuts, wasps], retraction("I am allergic to nuts", valid_to=MAY))
+    assert (known["n"].status, known["n"].valid_to) == ("retracted", MAY)
+    assert known["w"] == wasps
+    assert "r" not in known
+    assert [f.key for f in as_of([known["n"]], MARCH)] == ["n"]
+    assert as_of([known["n"]], MAY) == []
+    assert reconcile([wasps], [retraction("I am allergic to nuts")], MAY) == []
+
+
+def test_a_retracted_attribute_is_the_one_whose_value_is_named() -> None:
+    here = address("I live at 3 Harbour Road in Hamburg", MARCH, "here")
+    kwargs = {"kind": "address", "attribute": "home_address", "valid_to": MAY}
+    assert reconcile([here], [retraction("I live in Leipzig", **kwargs)], MAY) == []
+    known = after([here], retraction("I live in Hamburg", **kwargs))
+    assert known["here"].status == "retracted"
+
+
+def test_what_never_was_true_gives_back_what_it_had_superseded() -> None:
+    known = after(
+        [address("I live in Leipzig", MARCH, "old")],
+        address("I moved to Mars", MAY, "new"),
+        retraction("That was a joke", supersedes="new"),
+    )
+    assert (known["new"].status, known["old"].status) == ("retracted", "current")
+    assert (known["old"].valid_to, known["old"].superseded_by) == (None, None)
+    assert [f.key for f in as_of(known.values(), MAY)] == ["old"]
+
+
+def test_facts_of_an_abandoned_branch_are_found() -> None:
+    def checkpoint(own: str, parent: str | None) -> Any:
+        place = {"thread_id": "t", "checkpoint_id": own}
+        came_from = {"configurable": {"thread_id": "t", "checkpoint_id": parent}}
+        return SimpleNamespace(
+            config={"configurable": place}, parent_config=came_from if parent else None
+        )
+
+    line = [checkpoint("5", "2"), checkpoint("4", "3"), checkpoint("3", "2"), checkpoint("2", "1")]
+    facts = [
+        fact(f"from {place}", source={"thread_id": thread, "checkpoint_id": place})
+        for thread, place in (("t", "2"), ("t", "3"), ("t", "4"), ("t", "0"), ("u", "3"))
+    ]
+    assert [f.text for f in abandoned(facts, line)] == ["from 3", "from 4"]
+    assert abandoned(facts, []) == []
+
+
+def test_a_fact_survives_the_way_through_the_store() -> None:
+    stated = fact("x y", source={"message_ids": ["m"]}, data={"size": 3}, key="k")
+    value = stated.to_value()
+    assert value["last_updated"] == "2026-03-01T00:00:00+00:00"
+    assert Fact.from_value("k", {**value, "unknown": 1}) == stated
+    assert Fact.from_value("k", {**value, "last_updated": "2026-03-01T02:00:00+02:00"}) == stated
+    broken: dict[str, Any]
+    for broken in ({"text": ""}, {"source": "crm"}, {"data": []}, {"confidence": 2}):
+        with pytest.raises(ConfigError):
+            Fact.from_value("k", {**value, **broken})
+
+
+def test_as_of_wants_a_time() -> None:
+    with pytest.raises(ConfigError, match="time"):
+        as_of([], "yesterday")
+
+
+texts = st.sampled_from(
+    [
+        "I live in Leipzig",
+        "I live at 14 Linden Street in Leipzig",
+        "I moved to Kiel",
+        "I do not live in Kiel",
+        "I lived in Kiel",
+    ]
+)
+times = st.integers(0, 400).map(lambda day: MARCH + timedelta(days=day))
+statements = st.builds(
+    lambda text, at, n, status, end: address(
+        text, at, f"{n}", status=status, valid_to=at + timedelta(days=end) if end else None
+    ),
+    texts,
+    times,
+    st.integers(0, 10**6),
+    st.sampled_from(["current", "current", "current", "retracted"]),
+    st.sampled_from([None, None, -30, 30]),
+)
+
+
+@given(st.lists(statements, max_size=8, unique_by=lambda f: f.key))
+def test_whatever_is_said_there_is_one_value_at_a_time(stated: list[Fact]) -> None:
+    known = after([], *stated)
+    for f in known.values():
+        # What is linked is there, and both ends know of it, unless a third came in between.
+        if f.superseded_by is not None:
+            assert f.superseded_by in known
+        if f.supersedes is not None:
+            assert f.supersedes in known
+    for day in (MARCH + timedelta(days=500),):
+        open_ended = [
+            f
+            for f in as_of(known.values(), day)
+            if f.status == "current" and not {"not"} & set(f.words.split()) and f.valid_to is None
+        ]
+        assert len(open_ended) <= 1
+    # Said again, in the same order, nothing is added.
+    current = [f for f in known.values() if f.status == "current" and f.valid_to is None]
+    again = [f.changed(key=f"again {f.key}") for f in current]
+    assert all(c.action == "confirm" for c in reconcile(list(known.values()), again, JULY))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("I'm a nurse", "I am a nurse", True),
+        ("I was a nurse", "I am a nurse", False),
+        ("I can't eat nuts", "I cannot eat nuts", True),
+        ("I don't eat nuts", "I eat nuts", False),
+        ("By the way, I have two dogs", "I have two dogs", True),
+        ("Ann loves Bob", "Bob loves Ann", False),
+        ("The user's sister likes tea", "My sister likes tea", True),
+        ("The user's sister likes tea", "The user likes tea", False),
+        ("so", "well", False),
+    ],
+)
+def test_a_statement_is_its_words_in_order(a: str, b: str, *, same: bool) -> None:
+    assert (canonical(a) == canonical(b)) is same
+
+
+@given(st.text(max_size=200), st.text(max_size=20))
+def test_canonical_words_of_anything(text: str, subject: str) -> None:
+    said = canonical(text, subject)
+    assert near_copies(said, said)
+    assert said == " ".join(said.split())
+
+
+def test_near_copies_differ_in_no_number_and_no_negation() -> None:
+    long = "i bought parcel number 3 in the shop and it was blue"
+    assert near_copies(long, long.replace("blue", "green"))
+    assert not near_copies(long, long.replace("3", "4"))
+    assert not near_copies("i like tea in the morning", "i never like tea in the morning")
