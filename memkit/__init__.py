@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memkit.budget import ContextBudget
+    from memkit.factbook import FactBook
     from memkit.facts import StalenessPolicy
     from memkit.nodes import (
+        FactConsolidator,
         FactExtractor,
         MemoryRecall,
         RollingSummarizer,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __version__ = version("memkit")
 __all__ = [
     "ContextBudget",
+    "FactBook",
+    "FactConsolidator",
     "FactExtractor",
     "MemoryRecall",
     "MemoryState",
@@ -46,6 +50,7 @@ __all__ = [
 # Loaded when they are asked for: nodes run without psycopg, and the command line starts at once.
 _HOMES = {
     "ContextBudget": "memkit.budget",
+    "FactBook": "memkit.factbook",
     "MemoryState": "memkit.state",
     "SemanticStore": "memkit.store",
     "StalenessPolicy": "memkit.facts",

@@ -5,7 +5,7 @@ passes LangGraph's strict serializer.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph import MessagesState
@@ -25,7 +25,11 @@ class Summary(TypedDict):
 
 
 class Recalled(TypedDict):
-    """One memory that was found for the current turn; `last_updated` is ISO 8601 in UTC."""
+    """One memory that was found for the current turn; times are ISO 8601 in UTC.
+
+    `ask` of a stale one says whether the model is to have it confirmed in this turn. `score` is the
+    store's, less a little for age and want of confidence; None where the store does not rank.
+    """
 
     key: str
     source: Source
@@ -37,6 +41,8 @@ class Recalled(TypedDict):
     score: float | None
     message_ids: list[str]
     thread_id: str | None
+    attribute: NotRequired[str | None]
+    ask: NotRequired[bool]
 
 
 def merge_memory(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ prefix that a provider can cache.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import (
     BaseMessage,
@@ -27,6 +27,8 @@ from memkit.window import Fit, Window, cleared_until, fit
 
 SUMMARY_ID = "memkit-summary"
 RECALLED_ID = "memkit-recalled"
+
+Memory = TypeVar("Memory", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class Notes:
         if summary and (text := summary["text"].strip()):
             said = prompts.fill("summary_in_view", summary=text)
             head.append(SystemMessage(said, id=SUMMARY_ID))
-        return cls(head, _facts_that_fit(recalled, budget))
+        return cls(head, [_fact_line(item) for item in facts_that_fit(recalled, budget)])
 
     @property
     def facts_messages(self) -> list[BaseMessage]:
@@ -296,21 +298,34 @@ def _facts_message(facts: Sequence[str]) -> BaseMessage:
     return HumanMessage(prompts.fill("recalled_in_view", facts="\n".join(facts)), id=RECALLED_ID)
 
 
-def _facts_that_fit(recalled: Sequence[Mapping[str, Any]], budget: ContextBudget) -> list[str]:
-    """Return the lines of the memories that their share has room for, best first."""
+def facts_that_fit(
+    recalled: Sequence[Memory], budget: ContextBudget, limit: int | None = None
+) -> list[Memory]:
+    """Return the memories that a view shows: those that their share has room for, in their order.
+
+    Args:
+        recalled: Memories, best first; one that is too long is passed over for a shorter one.
+        budget: The one budget of all parts.
+        limit: The most to return.
+    """
     if not recalled:
         return []
+    shown: list[Memory] = []
     lines: list[str] = []
     left = budget.recall_limit - budget.count_one(_facts_message([]))
-    for line in map(_fact_line, recalled):
+    for item in recalled:
+        if len(lines) == limit:
+            break
+        line = _fact_line(item)
         tokens = budget.count_text(line) + 1
         if tokens <= left:
+            shown.append(item)
             lines.append(line)
             left -= tokens
     # The parts of a text may take less than the whole.
     while lines and budget.count_one(_facts_message(lines)) > budget.recall_limit:
         lines.pop()
-    return lines
+    return shown[: len(lines)]
 
 
 def _fact_line(item: Mapping[str, Any]) -> str:
@@ -318,10 +333,12 @@ def _fact_line(item: Mapping[str, Any]) -> str:
         raise ConfigError(f'a recalled memory is a mapping with "text", got {item!r:.200}')
     # One line each, so that a remembered text cannot pose as a further entry or a heading.
     text = " ".join(str(item["text"]).split())
-    updated = item.get("last_updated")
-    day = str(updated)[:10] if updated else "date unknown"
+    # The day the person last stood by it: a confirmation leaves last_updated as it is.
+    stated = item.get("last_confirmed") or item.get("last_updated")
+    day = str(stated)[:10] if stated else "date unknown"
+    to_do = ": confirm before relying on it" if item.get("ask", True) else ", not yet confirmed"
     note = {
-        "stale": ", may be outdated: confirm before relying on it",
+        "stale": f", may be outdated{to_do}",
         "expired": ", expired",
     }.get(str(item.get("freshness")), "")
     return f"- ({day}{note}) {text}"

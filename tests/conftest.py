@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -48,8 +50,10 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with postgres(tmp_path_factory.mktemp("postgres")) as dsn:
+def server() -> Iterator[Server]:
+    # Not in pytest's directory: as root the server runs as another user, whom every further run of
+    # pytest shuts out of it.
+    with TemporaryDirectory(prefix="memkit-") as place, postgres(Path(place, "data")) as dsn:
         server = Server(dsn, "memkit_template")
         with psycopg.connect(dsn, autocommit=True) as connection:
             # The data is thrown away: no need to wait for the disk.

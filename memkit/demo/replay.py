@@ -28,6 +28,7 @@ from memkit.demo.conversations import Conversation, Line, Question, Session
 from memkit.errors import ConfigError, MemkitError, StoreMissing
 from memkit.facts import Fact, StalenessPolicy
 from memkit.messages import TIMESTAMP, message_ids, text_of
+from memkit.namespaces import escape_label
 from memkit.nodes import (
     FactExtractor,
     MemoryRecall,
@@ -36,7 +37,6 @@ from memkit.nodes import (
     TokenTrimmer,
     TurnRecorder,
 )
-from memkit.nodes.base import escape_label
 from memkit.state import MemoryState, Recalled
 
 RECALL_LIMIT = 10
@@ -214,7 +214,7 @@ def forget(conversation: Conversation, memory: Memory) -> None:
     """Delete the threads and the memories of one conversation, and nothing else."""
     for thread in _threads(conversation):
         memory.saver.delete_thread(thread)
-    for kind in ("facts", "turns"):
+    for kind in ("facts", "ledger_facts", "turns"):
         namespace = _namespace(conversation, kind)
         while items := memory.store.search(namespace, limit=_PAGE):
             memory.store.batch([PutOp(item.namespace, item.key, None) for item in items])

@@ -1,5 +1,6 @@
 """Graph nodes: each does one thing, and slots into any checkpointed graph."""
 
+from memkit.nodes.consolidate import FactConsolidator
 from memkit.nodes.extract import FactExtractor
 from memkit.nodes.recall import MemoryRecall
 from memkit.nodes.record import TurnRecorder
@@ -9,6 +10,7 @@ from memkit.nodes.trim import TokenTrimmer
 from memkit.nodes.verify import StaleFactCheck
 
 __all__ = [
+    "FactConsolidator",
     "FactExtractor",
     "MemoryRecall",
     "RollingSummarizer",

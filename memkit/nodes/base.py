@@ -1,6 +1,5 @@
 """What every node shares: any kind of state, the store, the clock, one body for both modes."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,24 +7,24 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import Runtime, get_runtime
-from langgraph.store.base import BaseStore, PutOp
+from langgraph.store.base import BaseStore
 
-from memkit.effects import Body, StoreBatch, arun, run
+from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
 from memkit.messages import after, id_of, ids_before, now_of, turn_start_at
+from memkit.namespaces import PLACEHOLDER, escape_label
+from memkit.view import RECALLED_ID, SUMMARY_ID
 
 Update: TypeAlias = dict[str, Any]
-
-FACTS_NAMESPACE = ("users", "{user_id}", "facts")
-TURNS_NAMESPACE = ("users", "{user_id}", "turns")
 
 # LangGraph hands every node a function to read channels under this key; it is the one way for a
 # node to learn which channels its graph has. tests/contract holds it to that.
 READ_CHANNEL = "__pregel_read"
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# And the checkpointer, where it has one, under this.
+CHECKPOINTER = "__pregel_checkpointer"
 READERS = ("extract", "record")
 """The entries of nodes that read a message once: until then it must stay in the history."""
 
@@ -84,7 +83,7 @@ class Visit:
             ConfigError: A name is in none of them, or empty.
         """
         return tuple(
-            _PLACEHOLDER.sub(lambda match: escape_label(self._lookup(match[1])), label)
+            PLACEHOLDER.sub(lambda match: escape_label(self._lookup(match[1])), label)
             for label in template
         )
 
@@ -98,34 +97,6 @@ class Visit:
             f"{self.node} needs {name!r} for its namespace, and it is in neither the config, the "
             f'runtime context nor the state; pass {{"configurable": {{"{name}": "…"}}}}'
         )
-
-
-def escape_label(value: str) -> str:
-    """Return a namespace label for any text: LangGraph refuses dots and NUL in labels.
-
-    They are percent-encoded, and so is the percent sign, so that two users never share a label.
-    """
-    return value.replace("%", "%25").replace(".", "%2E").replace("\0", "%00")
-
-
-def check_namespace(template: Sequence[str]) -> tuple[str, ...]:
-    """Return a namespace template as a tuple.
-
-    Raises:
-        ConfigError: It is empty, a plain string, or a label is empty or holds a dot.
-    """
-    if not isinstance(template, list | tuple) or not template:
-        raise ConfigError(
-            f'a namespace is a tuple of labels like ("users", "{{user_id}}"), got {template!r}'
-        )
-    for label in template:
-        if not isinstance(label, str) or not label or "." in label:
-            raise ConfigError(f"a namespace label is a text without dots, got {label!r}")
-        if set("{}") & set(_PLACEHOLDER.sub("", label)):
-            raise ConfigError(f'a name to fill in is written like "{{user_id}}", got {label!r}')
-    if template[0] == "langgraph":
-        raise ConfigError('LangGraph keeps namespaces that begin with "langgraph" to itself')
-    return tuple(template)
 
 
 def resolve_model(model: BaseChatModel | Runnable[Any, Any] | str | None) -> Any:
@@ -160,17 +131,32 @@ def check_type(what: str, value: object, wanted: type) -> None:
         raise ConfigError(f"{what} is of type {wanted.__name__}, got {value!r}")
 
 
-def write(store: BaseStore, puts: Sequence[PutOp]) -> Body[None]:
-    """Write items in one batch, or in more where texts repeat.
+def check_count(what: str, value: object) -> None:
+    """Refuse what is no whole number of at least 1.
 
-    LangGraph's InMemoryStore fails on a batch that holds two equal texts to embed.
+    Raises:
+        ConfigError: It is not.
     """
-    while puts:
-        first: dict[Any, PutOp] = {}
-        for put in puts:
-            first.setdefault((put.value or {}).get("text", put.key), put)
-        yield StoreBatch(store, list(first.values()))
-        puts = [put for put in puts if put not in first.values()]
+    check_type(what, value, int)
+    if isinstance(value, int) and value < 1:
+        raise ConfigError(f"{what} must be at least 1, got {value!r}")
+
+
+def said_by_person(message: BaseMessage) -> bool:
+    """Return whether a person said it, see `said_by_someone`."""
+    return isinstance(message, HumanMessage) and said_by_someone(message)
+
+
+def said_by_someone(message: BaseMessage) -> bool:
+    """Return whether a person or an assistant said it: no tool, and no note of memkit's or others'.
+
+    LangChain's summarization puts its summary into the history as if a person had written it.
+    """
+    return (
+        isinstance(message, HumanMessage | AIMessage)
+        and message.id not in {RECALLED_ID, SUMMARY_ID}
+        and message.additional_kwargs.get("lc_source") != "summarization"
+    )
 
 
 def utc_now() -> datetime:

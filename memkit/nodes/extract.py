@@ -2,71 +2,99 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.store.base import GetOp, Op, PutOp, SearchOp
+from pydantic import BaseModel
 
-from memkit.effects import AskModel, Body, StoreBatch
+from memkit.effects import AskModel, Body, StoreBatch, stable_key
 from memkit.errors import ConfigError
-from memkit.facts import SINGLE_VALUED, Change, Fact, reconcile
+from memkit.factbook import FactBook
+from memkit.facts import Change, Fact, reconcile
 from memkit.facts.ask import (
-    ProposedFact,
-    ProposedFacts,
-    grounded,
+    Reply,
+    Said,
+    Schemas,
+    UnreadableReply,
+    in_text,
     question,
     read_reply,
 )
-from memkit.facts.rules import statements
-from memkit.messages import id_of, said_at, speaker_of, text_of
+from memkit.facts.gates import GATES, check_gates
+from memkit.facts.proposals import Origin, Proposals, digest, from_reply, from_statements
+from memkit.messages import id_of, said_at, text_of
+from memkit.namespaces import FACTS_NAMESPACE, check_namespace
 from memkit.nodes.base import (
-    FACTS_NAMESPACE,
     MemoryNode,
     Update,
     Visit,
-    check_namespace,
-    check_type,
+    check_count,
     resolve_model,
-    write,
+    said_by_person,
+    said_by_someone,
 )
-from memkit.nodes.record import memory_key, said_by_someone
+from memkit.secrets import redacted
 
 _log = logging.getLogger(__name__)
 
+_METHODS = ("json_schema", "function_calling", "text")
+_QUERY_CHARS = 2_000  # of the new messages; what is searched for is their subject
+
 
 class FactExtractor(MemoryNode):
-    """Takes down the facts of the messages behind its cursor.
+    """Takes down the facts of the messages behind its cursor, each message once.
 
-    A statement that is known is confirmed, a new value of a single-valued attribute supersedes the
-    old one, which stays readable. The key of a fact is made of the thread and the messages that
-    state it, so that a retry or a replay finds it written and does nothing. A model call that fails
-    or cannot be read leaves cursor and store as they were; the next turn tries again.
+    A statement that is known is confirmed; a new value of a single-valued attribute supersedes the
+    old one, which stays readable; what the person takes back is retracted; everything else is
+    added (`memkit.facts.reconcile`). Before that a proposal has to pass the gates
+    (`memkit.facts.gates`).
+
+    That a message was read is written to the store together with its facts. On SemanticStore both
+    or neither are there, whatever is retried, replayed, submitted twice, killed or served by two
+    workers at once, and a second reply of a model to the same messages changes nothing. On any
+    other BaseStore the same holds one after the other; two workers at the very same moment can both
+    write, under keys that are the same for the same messages.
+
+    A model call that fails, or a reply that cannot be read, leaves cursor and store as they were;
+    the next turn tries again.
 
     Args:
         model: A chat model, a name for `init_chat_model`, or None to keep the person's own
             first-person statements (see memkit.facts.rules for what that misses).
         namespace: Where facts are kept.
+        schemas: Pydantic classes of your own; each is a kind whose facts carry its fields in
+            `data`, see memkit.facts.ask.Schemas. Needs a model.
+        gates: Those that are used, by default all: "own", "grounded", "asserted", "instructions",
+            "secrets". Without a model the statements are chosen so that the first four hold anyway.
+        known_facts: The most known facts shown to the model, those nearest to the new messages.
         batch_chars: The most characters of messages in one model call; the rest waits for the
             next visit.
+        version: Part of what "read once" means: with another one, messages that a checkpoint or a
+            caller brings back are read anew, by another model, say.
         kwargs: See MemoryNode.
 
     State:
         Reads messages, memory; writes `memory["extract"]`.
 
     Events:
-        `{"memkit": "FactExtractor", "add", "confirm", "supersede", "ungrounded"}`, counts, and
-        `{…, "failed": reason}`.
+        `{"memkit": "FactExtractor", "add", "confirm", "supersede", "retract", "refused"}`: counts,
+        the last one per gate; or `{…, "failed": reason}`.
 
     Cost:
-        With a model one call per visit that has new human messages. Two `batch` calls of the
-        store: one to read what may be touched, one to write.
+        With a model one call per visit that has new human messages. Of the store one `batch` to
+        read what may be touched and one to write, and with a model one more to read before it is
+        asked; more if others change the same person's facts at that moment.
 
     Raises:
         ConfigError: A name of the namespace is not known at run time.
         StoreMissing: The graph has no store.
+        StoreError: The store failed, or others kept changing this person's facts
+            (VersionConflict); nothing was written, and the next turn tries again.
     """
 
     def __init__(
@@ -74,14 +102,30 @@ class FactExtractor(MemoryNode):
         model: BaseChatModel | str | None = None,
         *,
         namespace: Sequence[str] = FACTS_NAMESPACE,
+        schemas: Sequence[type[BaseModel]] = (),
+        gates: Collection[str] = GATES,
+        known_facts: int = 10,
         batch_chars: int = 16_000,
+        version: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_type("batch_chars", batch_chars, int)
-        self.batch_chars = batch_chars
+        for name, value in (
+            ("known_facts", known_facts),
+            ("batch_chars", batch_chars),
+            ("version", version),
+        ):
+            check_count(name, value)
         self.model = resolve_model(model)
         self.namespace = check_namespace(namespace)
+        self.schemas = Schemas(schemas)
+        if schemas and self.model is None:
+            raise ConfigError("the fields of schemas are filled in by a model; pass one")
+        self.gates = check_gates(gates)
+        self.known_facts = known_facts
+        self.batch_chars = batch_chars
+        self.version = version
+        self._lacking: set[str] = set()
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -94,44 +138,47 @@ class FactExtractor(MemoryNode):
         begin = self.unread(visit, "extract", messages)
         if begin == len(messages):
             return {}
-        store = visit.store
-        namespace = visit.namespace(self.namespace)
+        book = FactBook(visit.store, visit.namespace(self.namespace), clock=self.clock)
         end = len(messages) if self.model is None else self._one_call(messages, begin)
-        new = [
-            (id_of(messages, i), messages[i])
-            for i in range(begin, end)
-            if said_by_someone(messages[i])
-        ]
+        said = [self._said(messages, i) for i in range(begin, end) if said_by_someone(messages[i])]
         done = self.read_through(visit, "extract", messages, end)
-        if not any(isinstance(m, HumanMessage) for _, m in new):
+        if not any(each.citable for each in said):
             return done
-        counts: Counter[str] = Counter()
+        origin = Origin(visit.thread_id, visit.checkpoint_id, self.version)
         if self.model is None:
-            proposed = self._stated(visit, new, messages)
+            before = self._last_person(messages, begin)
+            proposals = from_statements(said, origin, before=before, gates=self.gates)
         else:
-            try:
-                proposed = yield from self._asked(visit, new, messages, counts)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
-                _log.warning("no facts were taken down, the next turn tries again: %s", error)
-                visit.emit(failed=str(error))
+            asked = yield from self._asked(visit, book, said, origin)
+            if asked is None:
                 cursor = self.cursor(visit, "extract")
                 failures = cursor.get("failures", 0) + 1
                 return self.with_cursor(visit, "extract", {**cursor, "failures": failures})
-        if not proposed:
-            return done
-        written, existing = yield from self._known(store, namespace, proposed)
-        fresh = [fact for fact in proposed if fact.key not in written]
-        changes = reconcile(existing, fresh, self.now(messages))
-        ops = [
-            PutOp(namespace, fact.key, fact.to_value(), index=["text"])
-            for fact in _to_write(changes)
-        ]
-        yield from write(store, ops)
-        counts.update(change.action for change in changes)
-        visit.emit(**{k: counts[k] for k in ("add", "confirm", "supersede", "ungrounded")})
+            proposals = asked
+        changes = yield from self._write(book, proposals, origin, self.now(messages))
+        counts = Counter(change.action for change in changes)
+        visit.emit(
+            **{action: counts[action] for action in ("add", "confirm", "supersede", "retract")},
+            refused={gate: n for gate, n in proposals.refused.items() if n},
+        )
         return done
+
+    def _said(self, messages: Sequence[BaseMessage], i: int) -> Said:
+        message = messages[i]
+        return Said(
+            id=id_of(messages, i),
+            message=message,
+            at=said_at(message) or self.now(messages),
+            citable=isinstance(message, HumanMessage),
+            answers=i > 0 and text_of(messages[i - 1]).rstrip().endswith("?"),
+        )
+
+    def _last_person(self, messages: Sequence[BaseMessage], end: int) -> Said | None:
+        """Return the last message of a person before a position."""
+        for i in range(end - 1, -1, -1):
+            if said_by_person(messages[i]):
+                return self._said(messages, i)
+        return None
 
     def _one_call(self, messages: Sequence[BaseMessage], begin: int) -> int:
         """Return where the messages of one model call end: at least one, the rest on later turns.
@@ -145,140 +192,145 @@ class FactExtractor(MemoryNode):
                 return i
         return len(messages)
 
-    def _stated(
-        self,
-        visit: Visit,
-        new: Sequence[tuple[str, BaseMessage]],
-        messages: Sequence[BaseMessage],
-    ) -> list[Fact]:
-        """Return the first-person statements of the human messages."""
-        facts = []
-        for message_id, message in new:
-            if not isinstance(message, HumanMessage):
-                continue
-            for n, said in enumerate(statements(text_of(message))):
-                facts.append(
-                    self._fact(
-                        visit,
-                        [(message_id, message)],
-                        messages,
-                        n,
-                        # In a room of several people a sentence with "I" needs its speaker.
-                        text=f"{message.name}: {said.text}" if message.name else said.text,
-                        kind=said.kind,
-                        attribute=said.attribute,
-                    )
-                )
-        return facts
-
     def _asked(
-        self,
-        visit: Visit,
-        new: Sequence[tuple[str, BaseMessage]],
-        messages: Sequence[BaseMessage],
-        counts: Counter[str],
-    ) -> Body[list[Fact]]:
-        """Return the facts that the model names and the messages bear out."""
-        prompt = question(new, user="the user")
-        reply = yield from self._ask(visit, prompt)
-        by_number = {str(i): pair for i, pair in enumerate(new, 1)}
-        by_id = dict(new)
-        facts = []
-        seen: Counter[tuple[str, ...]] = Counter()
-        for proposal in reply:
-            cited = [
-                by_number.get(i.strip("[] ")) or (i, by_id[i])
-                for i in proposal.message_ids
-                if i.strip("[] ") in by_number or i in by_id
-            ]
-            cited = [(i, m) for i, m in cited if isinstance(m, HumanMessage)]
-            if not grounded(proposal, [m for _, m in cited]):
-                counts["ungrounded"] += 1
-                continue
-            n = seen[key := tuple(i for i, _ in cited)]
-            seen[key] += 1
-            attribute = (proposal.attribute or "").strip().lower().replace(" ", "_")
-            facts.append(
-                self._fact(
-                    visit,
-                    cited,
-                    messages,
-                    n,
-                    text=proposal.text.strip(),
-                    kind=(proposal.kind or "").strip().lower() or "statement",
-                    attribute=attribute if attribute in SINGLE_VALUED else None,
-                )
-            )
-        return facts
-
-    def _ask(self, visit: Visit, prompt: list[BaseMessage]) -> Body[list[ProposedFact]]:
-        """Ask for JSON by schema; read the text tolerantly where a model cannot do that."""
-        config = {**visit.config, "tags": [*(visit.config.get("tags") or []), "nostream"]}
-        try:
-            structured = self.model.with_structured_output(
-                ProposedFacts.model_json_schema(), method="json_schema", include_raw=True
-            )
-            answer = yield AskModel(structured, prompt, config)  # type: ignore[arg-type]
-        except Exception as error:
-            if not _lacks_schemas(error):
-                raise
-            schema = HumanMessage(
-                "Answer with JSON only: "
-                '{"facts": [{"text": …, "kind": …, "attribute": … or null, "message_ids": […]}]}'
-            )
-            answer = yield AskModel(self.model, [*prompt, schema], config)  # type: ignore[arg-type]
-        if isinstance(answer, dict) and "raw" in answer:
-            answer = answer.get("parsed") or answer["raw"]
-        return read_reply(answer)
-
-    def _fact(
-        self,
-        visit: Visit,
-        cited: Sequence[tuple[str, BaseMessage]],
-        messages: Sequence[BaseMessage],
-        n: int,
-        **what: Any,
-    ) -> Fact:
-        last = cited[-1][1]
-        at = said_at(last) or self.now(messages)
-        ids = [i for i, _ in cited]
-        return Fact(
-            **what,
-            subject=speaker_of(last),
-            first_seen=at,
-            last_updated=at,
-            last_confirmed=at,
-            source={
-                "thread_id": visit.thread_id,
-                "message_ids": ids,
-                "checkpoint_id": visit.checkpoint_id,
-            },
-            key=memory_key(visit.thread_id, *ids, n),
+        self, visit: Visit, book: FactBook, said: Sequence[Said], origin: Origin
+    ) -> Body[Proposals | None]:
+        """Ask the model about the messages that were not read yet; None if that failed."""
+        humans = [each for each in said if each.citable]
+        query = redacted("\n".join(text_of(each.message) for each in humans))[-_QUERY_CHARS:]
+        near = SearchOp(
+            book.namespace,
+            {"status": "current"},
+            self.known_facts,
+            query=query.strip() or None,
+            refresh_ttl=False,
         )
+        *marks, items = yield StoreBatch(book.store, [*self._marks(book, humans, origin), near])
+        read = {each.id for each, mark in zip(humans, marks, strict=True) if mark is not None}
+        said = [each for each in said if each.id not in read]
+        if not any(each.citable for each in said):
+            return Proposals()
+        known = book.facts_of(items)
+        prompt = question(said, user="the user", known=known, schemas=self.schemas)
+        try:
+            reply = yield from self._ask(visit, prompt)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
+            _log.warning("no facts were taken down, the next turn tries again: %s", error)
+            visit.emit(failed=str(error))
+            return None
+        return from_reply(reply, said, known, origin, schemas=self.schemas, gates=self.gates)
 
-    def _known(
-        self, store: Any, namespace: tuple[str, ...], proposed: Sequence[Fact]
-    ) -> Body[tuple[set[str], list[Fact]]]:
-        """Return the keys that are written already, and the current facts that may be touched."""
-        attributes = {(f.subject, f.attribute) for f in proposed if f.attribute}
-        texts = {(f.subject, f.words) for f in proposed}
-        ops: list[Op] = [GetOp(namespace, f.key, refresh_ttl=False) for f in proposed]
-        for field, wanted in (("attribute", attributes), ("words", texts)):
-            for subject, value in sorted(wanted):
-                for status in ("current", "superseded"):
-                    match = {"status": status, "subject": subject, field: value}
-                    ops.append(SearchOp(namespace, filter=match, limit=50, refresh_ttl=False))
-        answers = yield StoreBatch(store, ops)
-        written = {item.key for item in answers[: len(proposed)] if item is not None}
-        existing: dict[str, Fact] = {}
-        for item in (item for items in answers[len(proposed) :] for item in items):
+    def _ask(self, visit: Visit, prompt: list[BaseMessage]) -> Body[Reply]:
+        """Ask by JSON schema, by tool call where a model lacks that, else in its text."""
+        config = {**visit.config, "tags": [*(visit.config.get("tags") or []), "nostream"]}
+        lacking: set[str] = set()
+        for method in _METHODS:
+            if method in self._lacking:
+                continue
             try:
-                existing[item.key] = Fact.from_value(item.key, item.value)
-            except ConfigError as error:
-                _log.warning("left out an item of %s: %s", item.namespace, error)
-        for fact in existing.values():
-            written.update(fact.source.get("confirmed_by") or ())
-        return written, list(existing.values())
+                model, shown = self.model, prompt
+                if method == "text":
+                    shown = [*prompt, in_text(self.schemas)]
+                else:
+                    model = model.with_structured_output(
+                        self.schemas.reply, method=method, include_raw=True
+                    )
+                answer = yield AskModel(model, shown, config)  # type: ignore[arg-type]
+            except Exception as error:
+                if method == "text" or not _lacks_schemas(error):
+                    raise
+                lacking.add(method)
+                continue
+            if isinstance(answer, dict) and "raw" in answer:
+                answer = answer.get("parsed") or answer["raw"]
+            try:
+                reply = read_reply(answer)
+            except UnreadableReply:
+                if method == "function_calling":
+                    # Small models call no tool; the next turn asks for text.
+                    self._lacking |= {*lacking, method}
+                raise
+            # What failed is known to be lacking once something else has worked.
+            self._lacking |= lacking
+            return reply
+        raise AssertionError  # pragma: no cover - "text" returns or raises
+
+    def _write(
+        self, book: FactBook, proposals: Proposals, origin: Origin, now: datetime
+    ) -> Body[list[Change]]:
+        """Reconcile what is proposed with what is known; write it with the marks of its messages.
+
+        Of a message that was read meanwhile nothing is written again.
+        """
+        if not proposals.read:
+            return []
+        stated = proposals.facts
+        marks = self._marks(book, proposals.read, origin)
+        own = book.gets([fact.key for fact in stated])
+        named = book.gets(sorted({fact.supersedes for fact in stated if fact.supersedes}))
+        ahead = len(marks) + len(own)
+
+        def known(answers: Sequence[Any]) -> dict[str, Fact]:
+            found = [book.facts_of(a if isinstance(a, list) else [a]) for a in answers[ahead:]]
+            return {fact.key: fact for facts in found for fact in facts}
+
+        def superseded(answers: Sequence[Any]) -> list[Op]:
+            """Return how to read what holds again once its successor is taken back."""
+            if all(fact.status != "retracted" for fact in stated):
+                return []
+            have = known(answers)
+            before = {fact.supersedes for fact in have.values() if fact.supersedes}
+            return book.gets(sorted(before - set(have)))
+
+        def decide(answers: Sequence[Any]) -> tuple[list[PutOp], list[Change]]:
+            unread = [each for each, mark in zip(proposals.read, answers, strict=False) if not mark]
+            written = [
+                fact.key for fact, item in zip(stated, answers[len(marks) :], strict=False) if item
+            ]
+            ids = {each.id for each in unread}
+            fresh = [f for f in stated if f.key not in written and ids.issuperset(f.message_ids)]
+            changes = reconcile(
+                list(known(answers).values()),
+                fresh,
+                now,
+                single_valued=self.schemas.single_valued,
+            )
+            # The last form of each.
+            facts = {fact.key: fact for change in changes for fact in change.facts}
+            puts = [book.put_of(fact) for fact in facts.values()]
+            for each, mark in zip(proposals.read, marks, strict=True):
+                if each.id in ids:
+                    note = {"message_id": each.id, "said_at": each.at.isoformat()}
+                    puts.append(PutOp(mark.namespace, mark.key, note, index=False))
+            return puts, changes
+
+        reads = [*marks, *own, *named, *_touched(book.namespace, stated)]
+        return (yield from book.transaction(reads, decide, then=superseded))
+
+    def _marks(self, book: FactBook, said: Sequence[Said], origin: Origin) -> list[GetOp]:
+        """Return the reads of the notes that messages, as they read now, were read."""
+        keys = [
+            stable_key("read", self.version, origin.thread_id, each.id, digest(each.message))
+            for each in said
+        ]
+        return [GetOp(book.ledger, key, refresh_ttl=False) for key in keys]
+
+
+def _touched(namespace: tuple[str, ...], stated: Sequence[Fact]) -> list[Op]:
+    """Return the searches for current facts with the attribute or the words of what is stated."""
+    wanted = {("attribute", f.subject, f.attribute) for f in stated if f.attribute}
+    wanted |= {("words", f.subject, f.words) for f in stated if not f.supersedes}
+    return [
+        SearchOp(
+            namespace,
+            {"status": "current", "subject": subject, name: value},
+            limit=50,
+            refresh_ttl=False,
+        )
+        for name, subject, value in sorted(wanted)
+    ]
 
 
 def _lacks_schemas(error: Exception) -> bool:
@@ -286,13 +338,3 @@ def _lacks_schemas(error: Exception) -> bool:
     if getattr(error, "status_code", None) in (400, 404, 422):
         return True
     return isinstance(error, NotImplementedError | ValueError | TypeError | AttributeError)
-
-
-def _to_write(changes: Sequence[Change]) -> list[Fact]:
-    """Return the facts to store, the last form of each."""
-    facts: dict[str, Fact] = {}
-    for change in changes:
-        for fact in (change.previous, change.fact):
-            if fact is not None:
-                facts[fact.key] = fact
-    return list(facts.values())

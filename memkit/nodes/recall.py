@@ -1,49 +1,58 @@
 """MemoryRecall: what is known that matters for this turn."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage
 from langgraph.store.base import SearchItem, SearchOp
 
+from memkit.budget import ContextBudget
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
-from memkit.facts import Fact, StalenessPolicy
+from memkit.facts import StalenessPolicy
+from memkit.facts.model import to_utc
 from memkit.messages import id_of, position_of, text_of, turn_start_at
-from memkit.nodes.base import (
-    FACTS_NAMESPACE,
-    TURNS_NAMESPACE,
-    MemoryNode,
-    Update,
-    Visit,
-    check_namespace,
-    check_type,
-)
-from memkit.state import Freshness, Recalled, Source
+from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE, check_namespace
+from memkit.nodes.base import MemoryNode, Update, Visit, check_count, check_type, said_by_person
+from memkit.ranking import Candidate, distinct, ranked
+from memkit.secrets import redacted
+from memkit.state import Recalled, Source
 from memkit.summary import checked_summary, covered_until
+from memkit.view import facts_that_fit
 
 _log = logging.getLogger(__name__)
 
-Place: TypeAlias = tuple[str | None, str]  # thread and message
-_WORST_LAST: tuple[Freshness, ...] = ("fresh", "stale", "expired")
+# Times the limit: how many of each source are looked at. Some are left out as copies, as seen
+# anyway or as expired, and their places go to the next best.
+_LOOK_AT = 2
 
 
 class MemoryRecall(MemoryNode):
     """Searches the store for what the latest human message is about.
 
     Current facts, and with `sources=("facts", "turns")` the turns as said, come back in one list,
-    best first, and nothing both as a turn and as a fact. What the model sees anyway, because it was
-    said in this thread since the last cut, is left out.
+    best first: nothing both as a turn and as a fact, and of near-copies the most recent one. What
+    the model sees anyway, because it was said in this thread since the last cut, is left out.
+
+    A `score` is the store's, by meaning and words, less up to .03 for age and up to .03 for want of
+    confidence (memkit/ranking.py); None where the store does not rank. A query holds no secrets and
+    no notes that memkit or LangChain put into the history.
 
     Args:
-        limit: The most memories to return.
+        limit: The most memories to return, pinned ones included.
+        window: How many human messages are searched for; the latest comes first.
+        budget: What is returned fits its share for recall, and so is what a view of the same budget
+            shows; longer memories make room for shorter ones. None: only `limit` bounds it.
+        pinned: Attributes like ("name", "language") whose current facts always come first, in this
+            order, whatever is asked, and also if they were just said. They count in `limit`.
         namespace: Where facts are.
         turns_namespace: Where TurnRecorder keeps turns.
         sources: "facts", "turns", or both.
         policy: Sets `freshness`; StaleFactCheck may judge again with its own.
-        include_expired: Also return expired and superseded facts.
+        include_expired: Also return expired and superseded facts; what was taken back never.
         output_key: The state key to write.
         summary_key: The state key of the running summary, if the state has one.
         kwargs: See MemoryNode.
@@ -52,7 +61,8 @@ class MemoryRecall(MemoryNode):
         Reads messages, summary, memory; writes `recalled`.
 
     Cost:
-        One `batch` of the store with one search per source; one embedding of the query.
+        One `batch` of the store with one search per source and per pinned attribute; one embedding
+        of the query.
 
     Raises:
         ConfigError: A name of the namespace is not known at run time.
@@ -63,6 +73,9 @@ class MemoryRecall(MemoryNode):
         self,
         *,
         limit: int = 8,
+        window: int = 1,
+        budget: ContextBudget | None = None,
+        pinned: Sequence[str] = (),
         namespace: Sequence[str] = FACTS_NAMESPACE,
         turns_namespace: Sequence[str] = TURNS_NAMESPACE,
         sources: Sequence[Source] = ("facts",),
@@ -73,12 +86,20 @@ class MemoryRecall(MemoryNode):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_type("limit", limit, int)
-        if limit < 1:
-            raise ConfigError(f"limit must be at least 1, got {limit!r}")
+        for name, number in (("limit", limit), ("window", window)):
+            check_count(name, number)
+        if budget is not None:
+            check_type("budget", budget, ContextBudget)
         if not sources or set(sources) - {"facts", "turns"}:
             raise ConfigError(f'sources are "facts" and "turns", got {sources!r}')
+        if not isinstance(pinned, list | tuple) or not all(isinstance(a, str) for a in pinned):
+            raise ConfigError(f'pinned are attributes of facts like ("name",), got {pinned!r}')
+        if pinned and "facts" not in sources:
+            raise ConfigError(f'pinned facts are among the "facts", and sources are {sources!r}')
         self.limit = limit
+        self.window = window
+        self.budget = budget
+        self.pinned = tuple(dict.fromkeys(pinned))
         self.sources = tuple(dict.fromkeys(sources))
         self.namespaces: dict[Source, tuple[str, ...]] = {
             "facts": check_namespace(namespace),
@@ -96,32 +117,46 @@ class MemoryRecall(MemoryNode):
         return (self.output_key,)
 
     def body(self, visit: Visit) -> Body[Update]:
-        """Search each source in one round trip, and merge what it finds."""
+        """Search each source in one round trip, and choose from what it finds."""
         messages = self.messages(visit)
-        query = next(
-            (text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), ""
-        ).strip()
+        asked = list(islice(filter(said_by_person, reversed(messages)), self.window))
+        # What is searched for may go to an embedder outside.
+        query = redacted("\n".join(filter(None, (text_of(m).strip() for m in asked)))).strip()
         store = visit.store
         namespaces = {s: visit.namespace(self.namespaces[s]) for s in self.sources}
-        if not query:
-            return {self.output_key: []}
         seen = self._in_view(visit, messages)
         # Spare room for what is left out below.
-        wanted = 2 * self.limit + min(len(seen), 50)
+        wanted = _LOOK_AT * self.limit + min(len(seen), 50)
         ops = [
-            SearchOp(namespace, filter=self._filter(source), limit=wanted, query=query)
-            for source, namespace in namespaces.items()
+            SearchOp(
+                namespaces["facts"],
+                filter={"attribute": attribute, "status": "current"},
+                limit=self.limit,
+            )
+            for attribute in self.pinned
         ]
+        if query:
+            ops += [
+                SearchOp(namespace, filter=self._filter(source), limit=wanted, query=query)
+                for source, namespace in namespaces.items()
+            ]
+        if not ops:
+            return {self.output_key: []}
         answers = yield StoreBatch(store, ops)
-        now = self.now(messages)
-        found = []
-        for source, items in zip(self.sources, answers, strict=True):
-            for item in items:
-                try:
-                    found.append(self._recalled(source, item, now))
-                except ConfigError as error:
-                    _log.warning("left out an item of %s: %s", item.namespace, error)
-        return {self.output_key: self._select(found, visit.thread_id, seen)}
+        now = to_utc(self.now(asked[:1]))
+        pinned = [
+            one
+            for items in answers[: len(self.pinned)]
+            for one in sorted(
+                self._read("facts", items, now), key=lambda one: one.said, reverse=True
+            )
+        ]
+        found = [
+            one
+            for source, items in zip(self.sources, answers[len(self.pinned) :], strict=False)
+            for one in self._read(source, items, now)
+        ]
+        return {self.output_key: self._select(pinned, found, visit.thread_id, seen)}
 
     def _filter(self, source: Source) -> dict[str, Any] | None:
         return {"status": "current"} if source == "facts" and not self.include_expired else None
@@ -134,76 +169,41 @@ class MemoryRecall(MemoryNode):
         covered = turn_start_at(messages, covered) if covered else 0
         return {id_of(messages, i) for i in range(max(covered, start), len(messages))}
 
-    def _recalled(self, source: Source, item: SearchItem, now: datetime) -> Recalled:
-        # A turn has the text, the dates and the source of a fact, and does not age.
-        fact = Fact.from_value(item.key, item.value)
-        return {
-            "key": item.key,
-            "source": source,
-            "text": fact.text,
-            "kind": fact.kind,
-            "last_updated": fact.last_updated.isoformat() if fact.last_updated else None,
-            "last_confirmed": fact.last_confirmed.isoformat() if fact.last_confirmed else None,
-            "freshness": self.policy.freshness(fact, now) if source == "facts" else "fresh",
-            "score": item.score,
-            "message_ids": fact.message_ids,
-            "thread_id": fact.source.get("thread_id"),
-        }
+    def _read(
+        self, source: Source, items: Sequence[SearchItem], now: datetime
+    ) -> Iterator[Candidate]:
+        """Yield what was found, without items that hold something else."""
+        for item in items:
+            if item.value.get("status") == "retracted":
+                continue
+            try:
+                yield Candidate.of(source, item, self.policy, now)
+            except ConfigError as error:
+                _log.warning("left out an item of %s: %s", item.namespace, error)
 
     def _select(
-        self, found: Sequence[Recalled], thread_id: str | None, seen: set[str]
+        self,
+        pinned: Sequence[Candidate],
+        found: Sequence[Candidate],
+        thread_id: str | None,
+        seen: set[str],
     ) -> list[Recalled]:
-        """Return the best that the model does not see anyway, without the expired."""
-        chosen = [
-            item
-            for item in _once_each(found)
-            if (self.include_expired or item["freshness"] != "expired")
+        """Return the best that the model does not see anyway, behind what is pinned."""
+        first = [one for one in pinned if self._holds(one)]
+        rest = [
+            one
+            for one in ranked(found)
+            if self._holds(one)
             and not (
-                item["message_ids"]
-                and item["thread_id"] == thread_id
-                and seen.issuperset(item["message_ids"])
+                one.item["message_ids"]
+                and one.item["thread_id"] == thread_id
+                and seen.issuperset(one.item["message_ids"])
             )
         ]
-        return chosen[: self.limit]
+        chosen = [one.item for one in distinct(rest[: _LOOK_AT * self.limit], pinned=first)]
+        if self.budget is None:
+            return chosen[: self.limit]
+        return facts_that_fit(chosen, self.budget, self.limit)
 
-
-def _once_each(found: Sequence[Recalled]) -> list[Recalled]:
-    """Return what was found, best first, without saying a thing both as a turn and as a fact.
-
-    Whichever of the two ranks higher stays. A turn that stays for a fact takes over what is known
-    of the fact's age, so that old words are not fresher than the fact that was taken from them.
-    """
-    facts_of: dict[Place, list[Recalled]] = {}
-    for item in found:
-        if item["source"] == "facts":
-            for place in _places(item):
-                facts_of.setdefault(place, []).append(item)
-    kept: list[Recalled] = []
-    told: dict[Source, set[Place]] = {"facts": set(), "turns": set()}
-    for item in sorted(found, key=_score, reverse=True):
-        places = _places(item)
-        other: Source = "turns" if item["source"] == "facts" else "facts"
-        if places and places <= told[other]:
-            continue
-        told[item["source"]] |= places
-        taken = [fact for place in places for fact in facts_of.get(place, [])]
-        if item["source"] == "turns" and taken:
-            # A turn has gone when all that was taken from it has, and is stale if any of it is.
-            judged = sorted(taken, key=lambda fact: _WORST_LAST.index(fact["freshness"]))
-            last = next((f for f in reversed(judged) if f["freshness"] != "expired"), judged[0])
-            item = {  # noqa: PLW2901 - the same memory, with its age
-                **item,
-                "kind": last["kind"],
-                "last_confirmed": last["last_confirmed"],
-                "freshness": last["freshness"],
-            }
-        kept.append(item)
-    return kept
-
-
-def _places(item: Recalled) -> set[Place]:
-    return {(item["thread_id"], message_id) for message_id in item["message_ids"]}
-
-
-def _score(item: Recalled) -> float:
-    return float("-inf") if item["score"] is None else item["score"]
+    def _holds(self, one: Candidate) -> bool:
+        return self.include_expired or one.item["freshness"] != "expired"

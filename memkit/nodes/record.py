@@ -1,26 +1,15 @@
 """TurnRecorder: turns as they were said, as a second kind of memory."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.store.base import PutOp
 
-from memkit.effects import Body
+from memkit.effects import Body, stable_key, write
 from memkit.messages import id_of, said_at, speaker_of, text_of
-from memkit.nodes.base import TURNS_NAMESPACE, MemoryNode, Update, Visit, check_namespace, write
-from memkit.view import RECALLED_ID
-
-
-def memory_key(*parts: object) -> str:
-    """Return a key that is the same whenever the same thing is written again."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
-
-
-def said_by_someone(message: BaseMessage) -> bool:
-    """Return whether a person or an assistant said it: not a tool, nor memkit's own notes."""
-    return isinstance(message, HumanMessage | AIMessage) and message.id != RECALLED_ID
+from memkit.namespaces import TURNS_NAMESPACE, check_namespace
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type, said_by_someone
+from memkit.secrets import redacted
 
 
 class TurnRecorder(MemoryNode):
@@ -31,6 +20,9 @@ class TurnRecorder(MemoryNode):
 
     Args:
         namespace: Where turns are kept.
+        redact: Keep "[card number]", "[password]" or "[key]" in place of what `memkit.secrets`
+            finds, so that it reaches neither the store nor the embedder; the stream event says
+            in how many turns.
         kwargs: See MemoryNode.
 
     State:
@@ -40,9 +32,17 @@ class TurnRecorder(MemoryNode):
         One `batch` of the store per call; one embedding per new message.
     """
 
-    def __init__(self, *, namespace: Sequence[str] = TURNS_NAMESPACE, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        namespace: Sequence[str] = TURNS_NAMESPACE,
+        redact: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.namespace = check_namespace(namespace)
+        check_type("redact", redact, bool)
+        self.redact = redact
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -57,12 +57,15 @@ class TurnRecorder(MemoryNode):
             return {}
         store = visit.store
         namespace = visit.namespace(self.namespace)
-        puts = []
+        puts, changed = [], 0
         for i in range(begin, len(messages)):
             message = messages[i]
             text = text_of(message).strip()
             if not text or not said_by_someone(message):
                 continue
+            if self.redact:
+                said, text = text, redacted(text)
+                changed += said != text
             message_id = id_of(messages, i)
             at = (said_at(message) or self.now(messages)).isoformat()
             value = {
@@ -73,8 +76,8 @@ class TurnRecorder(MemoryNode):
                 "source": {"thread_id": visit.thread_id, "message_ids": [message_id]},
             }
             puts.append(
-                PutOp(namespace, memory_key(visit.thread_id, message_id), value, index=["text"])
+                PutOp(namespace, stable_key(visit.thread_id, message_id), value, index=["text"])
             )
         yield from write(store, puts)
-        visit.emit(recorded=len(puts))
+        visit.emit(recorded=len(puts), redacted=changed)
         return self.read_through(visit, "record", messages, len(messages))

@@ -15,7 +15,8 @@ from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
 from memkit.history import History
 from memkit.messages import orphans
-from memkit.nodes.base import READ_CHANNEL, Update, Visit, check_namespace
+from memkit.namespaces import check_namespace
+from memkit.nodes.base import READ_CHANNEL, Update, Visit
 from memkit.nodes.results import stored
 from memkit.tool_traffic import is_cleared
 

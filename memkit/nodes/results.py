@@ -10,7 +10,8 @@ from langgraph.store.base import BaseStore, PutOp, SearchOp
 
 from memkit.effects import Body, StoreBatch, arun, run
 from memkit.messages import said_at
-from memkit.nodes.base import Visit, check_namespace
+from memkit.namespaces import check_namespace
+from memkit.nodes.base import Visit
 from memkit.tool_traffic import find_result, is_cleared
 
 _NAME = "find_tool_result"

@@ -41,7 +41,8 @@ def test_a_models_facts_are_kept_with_their_source() -> None:
     assert item.value["attribute"] == "home_address"
     assert item.value["last_updated"] == "2026-05-01T12:00:00+00:00"
     assert item.value["source"]["message_ids"] == ["m1"]
-    assert "[1] user: I moved to 3 Harbour Road" in str(model.prompts[0][1].content)
+    shown = str(model.prompts[0][1].content)
+    assert "[1] (2026-05-01, Friday) user: I moved to 3 Harbour Road" in shown
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,11 @@ def kept(memory: Memory) -> dict[str, Any]:
         }
     items = {}
     for item in memory.store.search(("users",), limit=1000):
-        source = {k: v for k, v in item.value["source"].items() if k != "checkpoint_id"}
-        items[(*item.namespace, item.key)] = {**item.value, "source": source}
+        value = dict(item.value)
+        if "source" in value:
+            source = {k: v for k, v in value["source"].items() if k != "checkpoint_id"}
+            value["source"] = source
+        items[(*item.namespace, item.key)] = value
     return {"threads": threads, "items": items}
 
 
