@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from memkit.cli.facts import add_commands
 from memkit.errors import ConfigError, MemkitError
 
 _EXIT_FAILED = 1
@@ -111,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="create or migrate the tables of the store")
     setup.add_argument("--dsn", required=True, help="postgresql://user:password@host/database")
     setup.set_defaults(run=_setup)
+
+    add_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check that everything runs on this machine")
     doctor.set_defaults(run=_doctor)
