@@ -12,7 +12,7 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim", "summary")
+BENCHMARKS = ("tokens", "trim", "summary", "facts")
 """Modules of this package; each has `run(options) -> Report`."""
 
 DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000}
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "trim generates its conversations and has fixed budgets; leave out --data and "
                 "--max-tokens"
             )
+        if arguments.name == "facts" and arguments.max_tokens:
+            raise ConfigError("facts has no budget; leave out --max-tokens")
         if arguments.name != "summary" and (arguments.model or arguments.base_url):
             raise ConfigError(
                 f"{arguments.name} runs without a model; leave out --model and --base-url"
@@ -69,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="PATH",
-        help="tokens, summary: a LoCoMo file; default: the shipped story",
+        help="tokens, summary: a LoCoMo file; default: the shipped story; facts: one with "
+        "annotated observations",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a small part in memory, to see that all runs"
