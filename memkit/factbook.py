@@ -109,8 +109,10 @@ class FactBook:
         """Do what `history` does without blocking the event loop."""
         return history(await arun(self.reading()), key)
 
-    def confirm(self, *keys: str, at: datetime | None = None) -> list[Fact]:
-        """Note that the person confirmed current facts; others stay as they are.
+    def confirm(self, *facts: Fact | str, at: datetime | None = None) -> list[Fact]:
+        """Note that the person confirmed current facts, given themselves or by their keys.
+
+        Facts that are no longer current stay as they are.
 
         Returns:
             The facts as they are now.
@@ -119,11 +121,11 @@ class FactBook:
             ConfigError: There is no fact with such a key; nothing was changed.
             VersionConflict: Too many others kept changing this person's facts.
         """
-        return run(self.confirming(keys, self._time(at)))
+        return run(self.confirming(_keys(facts), self._time(at)))
 
-    async def aconfirm(self, *keys: str, at: datetime | None = None) -> list[Fact]:
+    async def aconfirm(self, *facts: Fact | str, at: datetime | None = None) -> list[Fact]:
         """Do what `confirm` does without blocking the event loop."""
-        return await arun(self.confirming(keys, self._time(at)))
+        return await arun(self.confirming(_keys(facts), self._time(at)))
 
     def correct(self, key: str, text: str, *, at: datetime | None = None) -> Fact:
         """Replace a fact by what the person says instead; the old one stays readable.
@@ -142,10 +144,10 @@ class FactBook:
         """Do what `correct` does without blocking the event loop."""
         return await arun(self.correcting(key, text, self._time(at)))
 
-    def retract(self, *keys: str, at: datetime | None = None) -> list[Fact]:
-        """Take facts back, as never true; they stay readable, and are recalled no more.
+    def retract(self, *facts: Fact | str, at: datetime | None = None) -> list[Fact]:
+        """Take facts back, as never true, given themselves or by their keys.
 
-        What such a fact had superseded holds again.
+        They stay readable, and are recalled no more. What such a fact had superseded holds again.
 
         Returns:
             The facts as they are now.
@@ -154,11 +156,11 @@ class FactBook:
             ConfigError: There is no fact with such a key; nothing was changed.
             VersionConflict: Too many others kept changing this person's facts.
         """
-        return run(self.retracting(keys, self._time(at)))
+        return run(self.retracting(_keys(facts), self._time(at)))
 
-    async def aretract(self, *keys: str, at: datetime | None = None) -> list[Fact]:
+    async def aretract(self, *facts: Fact | str, at: datetime | None = None) -> list[Fact]:
         """Do what `retract` does without blocking the event loop."""
-        return await arun(self.retracting(keys, self._time(at)))
+        return await arun(self.retracting(_keys(facts), self._time(at)))
 
     def consolidate(self, *, at: datetime | None = None, **limits: Any) -> Upkeep:
         """Merge near-duplicates, drop what is long over, and hold each kind to its cap.
@@ -353,6 +355,10 @@ class FactBook:
             if key not in known:
                 raise ConfigError(f"there is no fact with the key {key!r} in {self.namespace}")
         return known
+
+
+def _keys(facts: Sequence[Fact | str]) -> list[str]:
+    return [fact.key if isinstance(fact, Fact) else fact for fact in facts]
 
 
 def _held(facts: list[Fact], day: datetime | str | None) -> list[Fact]:

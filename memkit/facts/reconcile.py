@@ -227,7 +227,14 @@ def take_back(
     since = fact.valid_from or fact.first_seen or fact.last_updated or at
     retracted = fact.changed(status="retracted", valid_to=since)
     before = next(
-        (f for f in others if f.superseded_by == fact.key and f.status != "retracted"), None
+        (
+            f
+            for f in others
+            if f.superseded_by == fact.key
+            and f.status != "retracted"
+            and not same_statement(f, fact)  # a copy that was merged into it
+        ),
+        None,
     )
     replaced = fact.status != "current" or any(
         f.status == "current" and _same_attribute(f, fact) and not _over(f, at)

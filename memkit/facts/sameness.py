@@ -34,11 +34,15 @@ _FILLERS = frozenset(
 NEGATIONS: frozenset[str] = frozenset(
     ("not", "no", "never", "none", "neither", "nor", "without", "hardly", "stopped")
 )
-_NUMBER = re.compile(r"\d")
+_DECISIVE = re.compile(r"\d|^\W")
+# What is no word and yet makes a difference: "C++", "$5", "-5", "1.5".
+_SIGN = re.compile(r"[+#$€£¥%&@/*=<>°]|(?<!\w)-(?=\d)|(?<=\d)[.,:](?=\d)")
 
 
 def canonical(text: str, subject: str = "user") -> str:
     """Return the words of a statement that say something, in order, in lower case, by one space.
+
+    Signs that make a difference ("C++", "$5") stand behind them.
 
     Args:
         text: The statement, in the first person or about `subject`.
@@ -52,7 +56,7 @@ def canonical(text: str, subject: str = "user") -> str:
     said = re.sub(rf"\b(?:the\s+user|user|{name})['’]s\b|\btheir\b", "my", said)
     said = re.sub(rf"\b(?:the\s+user|user|{name}|me|myself)\b", "i", said)
     said = _LEAD_IN.sub("", said)
-    kept = [stem(w) for w in words(said) if w not in _FILLERS]
+    kept = [stem(w) for w in words(said) if w not in _FILLERS] + _SIGN.findall(said)
     # A text of nothing but fillers is still that text and no other.
     return " ".join(kept) or " ".join(words(text))
 
@@ -88,5 +92,5 @@ def near_copies(a: str, b: str) -> bool:
 
 
 def decisive(tokens: Iterable[str]) -> set[str]:
-    """Return the words that make statements differ: negations, and what has a digit."""
-    return {t for t in tokens if t in NEGATIONS or _NUMBER.search(t)}
+    """Return what makes statements differ: negations, what has a digit, and signs."""
+    return {t for t in tokens if t in NEGATIONS or _DECISIVE.search(t)}

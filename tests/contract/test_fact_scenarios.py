@@ -319,7 +319,7 @@ def test_facts_of_a_branch_that_time_travel_left_can_be_taken_back(any_store: Ba
     graph.invoke(None, {"configurable": {**config("t")["configurable"], **fork["configurable"]}})
     left = abandoned(book.all(), graph.get_state_history(config("t")))
     assert sorted(f.text for f in left) == ["I love sailing far.", "I moved to 3 Harbour Road."]
-    book.retract(*(fact.key for fact in left))
+    book.retract(*left)
     assert texts(any_store) == ["I live at 14 Linden Street."]
 
 

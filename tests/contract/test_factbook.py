@@ -160,3 +160,27 @@ def test_what_did_not_change_is_not_written(store: SemanticStore) -> None:
     calls = len(embed.document_calls)
     book.confirm("tea", at=JAN)
     assert len(embed.document_calls) == calls
+
+
+def test_a_correction_replaces_whatever_words_it_has() -> None:
+    book = filled(InMemoryStore())
+    new = book.correct("tea", "Coffee is what I drink.")
+    assert {f.text: f.status for f in book.all() if f.key in {"tea", new.key}} == {
+        TEA.text: "superseded",
+        new.text: "current",
+    }
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    book = filled(InMemoryStore())
+    (fact,) = book.confirm("tea", at=datetime(2026, 6, 1))  # noqa: DTZ001 - the case
+    assert fact.last_confirmed == datetime(2026, 6, 1, tzinfo=UTC)
+    assert [f.key for f in book.all()] == ["tea", "leipzig"]
+
+
+def test_a_users_book_is_found_by_the_id_as_it_is() -> None:
+    book = FactBook.of_user(InMemoryStore(), "ann@example.com")
+    assert book.namespace == ("users", "ann@example%2Ecom", "facts")
+    for wrong in ("users", ("users", "a.b"), ("users", "{user_id}")):
+        with pytest.raises(ConfigError):
+            FactBook(InMemoryStore(), wrong)

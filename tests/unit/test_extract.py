@@ -11,6 +11,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
 
 from memkit import FactExtractor, MemoryRecall, MemoryState
+from memkit.errors import ConfigError, StoreError
 from tests.graphs import config, said
 from tests.scripted import ScriptedModel, facts_reply
 
@@ -211,3 +212,34 @@ def test_an_item_that_is_no_fact_stops_nothing() -> None:
     state = graph.invoke({"messages": [HumanMessage("I love green tea.")]}, config("t"))
     assert state["recalled"] == []
     assert len(store.search(FACTS)) == 3
+
+
+def test_another_version_reads_anew() -> None:
+    store = InMemoryStore()
+    message = said("I moved to 3 Harbour Road in Hamburg, and I like tea.", "05-01", id="m")
+    for version, text in ((1, "The user likes tea."), (1, "The user moved."), (2, MOVED["text"])):
+        model = ScriptedModel(str(facts_reply({"text": text, "message_ids": [1]}).content))
+        builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+        builder.add_node("remember", FactExtractor(model, version=version))
+        builder.add_edge(START, "remember")
+        builder.compile(store=store).invoke({"messages": [message]}, config("t"))
+    assert {f.value["text"] for f in store.search(FACTS)} == {"The user likes tea.", MOVED["text"]}
+
+
+@pytest.mark.parametrize("model", [None, ScriptedModel(lambda _: facts_reply(MOVED))])
+def test_a_store_that_fails_is_not_taken_for_a_model_that_does(model: Any) -> None:
+    class Down(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            raise StoreError("the database is away")
+
+    graph = graph_with(model, Down())
+    message = HumanMessage("I moved to 3 Harbour Road in Hamburg.")
+    with pytest.raises(StoreError, match="away"):
+        graph.invoke({"messages": [message]}, config("t"))
+
+
+@pytest.mark.parametrize("name", ["known_facts", "batch_chars", "version"])
+def test_numbers_are_checked_when_the_node_is_built(name: str) -> None:
+    for wrong in (0, -1, "3", True):
+        with pytest.raises(ConfigError, match=name):
+            FactExtractor(None, **{name: wrong})  # type: ignore[arg-type]

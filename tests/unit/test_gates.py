@@ -52,6 +52,7 @@ HARBOUR = "I moved to 3 Harbour Road in Hamburg last week."
         ("The user dislikes coffee in the morning.", "I don't like coffee in the morning."),
         ("The user lives in Hamburg.", "As I live in Hamburg now, when will it arrive?"),
         ("The user and their wife moved to Kiel.", "My wife and I moved to Kiel."),
+        ("The user likes tea.", "I like tea."),
     ],
 )
 def test_what_a_person_stated_passes(text: str, message: str) -> None:

@@ -137,6 +137,8 @@ def test_a_turn_is_as_old_as_the_facts_that_were_taken_from_it() -> None:
 def test_what_the_model_sees_anyway_and_what_is_superseded_is_left_out() -> None:
     here = source("q", thread="t1")
     gone = {"status": "superseded"}
+    joke = ("facts", "green tea", {"status": "retracted"})
+    assert recall([joke], include_expired=True) == []
     assert recall([("turns", "user: green tea", here), ("facts", "green tea", gone)]) == []
 
 
