@@ -132,7 +132,7 @@ _STRETCH = r"(?:\s+(?:the\s+)?(?:early|late|mid|end\s+of|beginning\s+of|start\s+
 _BEFORE = re.compile(
     rf"""\b(?:(?P<since>since)|(?P<until>until|till|['’]?til|through)
       |(?P<onward>(?:starting|beginning|effective|as\s+of)(?:\s+(?:in|on|from))?)
-      |(?P<at>in|on|at|during|by|of|around|before|after))
+      |(?P<at>in|on|at|during|by|around|before|after))
       {_STRETCH}(?:\s+on)?\s+(?P<the>the\s+)?(?:mid-)?$""",
     re.VERBOSE | re.IGNORECASE,
 )
