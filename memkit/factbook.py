@@ -231,7 +231,9 @@ class FactBook:
             after: dict[str, Fact] = {}
             for fact in known.values():
                 if fact.status != "retracted":
-                    change = take_back(fact, others, at)
+                    # What was just taken back comes back by no other.
+                    left = [after.get(f.key, f) for f in (*others, *known.values())]
+                    change = take_back(after.get(fact.key, fact), left, at)
                     after.update((changed.key, changed) for changed in change.facts)
             puts = [self.put_of(fact) for fact in after.values()]
             return puts, [after.get(key, known[key]) for key in keys]
@@ -248,7 +250,7 @@ class FactBook:
 
         def decide(items: Sequence[Item | None]) -> tuple[list[PutOp], Fact]:
             facts = {fact.key: fact for fact in self.facts_of(items)}
-            if after in facts:
+            if after in facts and facts[after].status == "current":
                 return [], facts[after]
             known = self._known([key], items[:1])[key]
             if known.status != "current":
@@ -262,7 +264,8 @@ class FactBook:
                 last_updated=at,
                 last_confirmed=at,
                 source=source or {},
-                key=after,
+                # Corrected to what was taken back before, it is another fact.
+                key=stable_key(after, at.isoformat()) if after in facts else after,
             )
             if same_statement(known, new):
                 same = known.changed(last_confirmed=latest((known.last_confirmed, at)))

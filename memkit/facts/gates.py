@@ -106,14 +106,14 @@ def judge(  # noqa: PLR0911 - one line per gate
 
     if "secrets" in gates and find_secrets(fact.text):
         return verdict("secrets")
-    if "grounded" in gates and (not meant or share < GROUNDED_SHARE):
+    if "grounded" in gates and (not meant or share < GROUNDED_SHARE or _invents(fact.text, said)):
         return verdict("grounded")
     if borne_out < GROUNDED_SHARE:
         ordered = [g for c, each in said if c.verdict == "instruction" for g in _grounds(c, each)]
         gate: Gate = "instructions" if meant & set(ordered) else "asserted"
         if gate in gates:
             return verdict(gate)
-    if "grounded" in gates and basis and _denies(fact.text) != any(_denies(c.text) for c in basis):
+    if "grounded" in gates and basis and _denies(fact.text) != _denied(meant, basis):
         return verdict("grounded")
     if "own" in gates and not _is_own(fact, cites, basis, speakers):
         return verdict("own")
@@ -130,6 +130,15 @@ _DATE = re.compile(r"\b\d{4}(?:-\d\d(?:-\d\d)?)?\b")
 
 def _grounds(clause: Clause, said: Said) -> set[str]:
     return roots(dated(clause.text, said.at))
+
+
+def _invents(text: str, said: Sequence[tuple[Clause, Said]]) -> bool:
+    """Return whether a fact has a number that nobody said."""
+    there = {n for clause, each in said for n in _NUMBER.findall(dated(clause.text, each.at))}
+    return not set(_NUMBER.findall(_DATE.sub(" ", text))) <= there
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 def _share(meant: set[str], grounds: Sequence[set[str]]) -> float:
@@ -151,6 +160,24 @@ def _basis(meant: set[str], asserted: Sequence[tuple[Clause, Said]]) -> list[Cla
 
 def _denies(text: str) -> bool:
     return bool(_DENIES & {stem(w) for w in canonical(text).split()})
+
+
+# Where another statement begins: "No, | I live in Bonn | and do not smoke". A list
+# goes on: in "I do not like coffee, tea and milk" all three are denied.
+_PART = re.compile(
+    r"^\W*(?:no|nope|nah|yes|yeah)\b\W+"
+    r"|(?:\s?[,;:–—]\s+|\s+(?=(?:and|but|so|because|since|although|though|while)\b))"
+    r"(?:(?:and|but|so|because|since|although|though|while)\s+)?"
+    r"(?=(?:i|i['’]\w+|we|my|our|do|does|did|don['’]t|am|is|are|was|have|had|can|can['’]t|will|not|no"
+    r"|never)\b)",
+    re.IGNORECASE,
+)
+
+
+def _denied(meant: set[str], basis: Sequence[Clause]) -> bool:
+    """Return whether what a fact means is denied where it is said."""
+    parts = [part for clause in basis for part in _PART.split(clause.text) if part]
+    return any(_denies(part) for part in parts if meant & roots(part))
 
 
 def _is_own(
@@ -203,20 +230,26 @@ _TAKES_BACK = NEGATIONS | frozenset(
     ("longer", "anymore", "forget", "wrong", "mistake", "quit", "former", "instead", "left")
 )
 _UNSAYS = re.compile(
-    r"\b(?:jok(?:e|es|ing)|kidding|never ?mind|that(?:['’]s| is| was) (?:wrong|not true|a lie)"
+    r"\b(?:jok(?:e|es|ing)|kidding|that(?:['’]s| is| was) (?:wrong|not true|a lie)"
     r"|i (?:lied|made that up)|scratch that)\b",
     re.IGNORECASE,
 )
 
 
+_SHORT = 8  # words of a message that says no more than that
+
+
 def takes_back(text: str, fact: Fact) -> bool:
     """Return whether a message bears out that a fact is taken back.
 
-    It denies something and shares a word that says something with the fact, or it unsays what was
-    said before.
+    It denies something that holds `GROUNDED_SHARE` of the words of the fact, or it does nothing but
+    unsay what was said before.
     """
     asserted = [clause.text for clause in clauses(text) if clause.verdict == "asserted"]
     about = roots(fact.text) - roots(fact.subject) - {"user"}
-    return bool(_UNSAYS.search(text)) or any(
-        _TAKES_BACK & set(canonical(said).split()) and about & roots(said) for said in asserted
+    unsays = _UNSAYS.search(text) is not None and len(words(text)) <= _SHORT
+    return unsays or any(
+        _TAKES_BACK & set(canonical(said).split())
+        and len(about & roots(said)) >= max(1, GROUNDED_SHARE * len(about))
+        for said in asserted
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from memkit.errors import ConfigError
@@ -103,7 +104,7 @@ class Fact:
         for name in _TIMES:
             object.__setattr__(self, name, as_utc(getattr(self, name)))
 
-    @property
+    @cached_property
     def words(self) -> str:
         """What the text says, in canonical words: equal for two ways of saying it."""
         return canonical(self.text, self.subject)

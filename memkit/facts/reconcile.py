@@ -20,7 +20,7 @@ Action = Literal["add", "confirm", "supersede", "retract"]
 # Words that say which attribute is meant, not which value it has.
 _FRAME = {
     "home_address": "live living lived move moved moving relocate relocated settled stay address "
-    "home house flat apartment place shipping delivery postal new",
+    "home house flat apartment place shipping delivery postal",
     "name": "name call called full first last",
     "job": "work working job new start started starting",
     "employer": "work working job employer company new start started starting join joined",
@@ -76,15 +76,16 @@ def reconcile(
 ) -> list[Change]:
     """Decide what becomes of each proposed fact, in their order.
 
-    - A statement that is known is confirmed; so is one that repeats a part of the current value of
-      a single-valued attribute ("I live in Leipzig" of "I live at 14 Linden Street, Leipzig").
+    - A statement that is known is confirmed; so is one that repeats the end of the current address
+      ("I live in Leipzig" of "I live at 14 Linden Street in Leipzig").
     - A new value of a single-valued attribute supersedes the current one, which stays readable with
       the end of its validity. Said out of order, the older of the two ends where the newer begins;
       said of the future, the current one holds until then.
     - One that names a known fact in `supersedes` supersedes it, if both are about the same subject
-      and share a word that says something.
+      and attribute, or of one kind and share a word that says something.
     - A fact about the past (`valid_to` is over) is added and ends no present one, unless it says
-      that very value is over.
+      that very value is over. One that is to end ("at the Hilton until Friday") stands beside the
+      present one.
     - One with status "retracted" takes back the known fact that it names in `supersedes`, that says
       the same, or whose attribute it has and whose words hold its own. With `valid_to` the fact was
       true until then; without, it never was, and what it had superseded holds again. Where there is
@@ -133,21 +134,26 @@ def _statement(  # noqa: PLR0911 - one line per rule
     if (
         named in current
         and named is not None
-        and (_value(named) & _value(new) or _same_attribute(named, new))
+        and (
+            (named.kind == new.kind and _value(named) & _value(new)) or _same_attribute(named, new)
+        )
         and not is_past
     ):
         return supersede(named, new, at)
-    # What is denied is no value: "I do not live in Leipzig" is no address.
-    if new.attribute not in single_valued or NEGATIONS & set(new.words.split()):
+    if NEGATIONS & set(new.words.split()):
+        # What is denied is no value: "I do not live in Leipzig" is no address.
+        new = new.changed(attribute=None)
+    if new.attribute not in single_valued:
         return Change("add", new)
-    rivals = [f for f in current if _same_attribute(f, new) and not _over(f, at)]
+    # One that is to end anyway is not what a new value takes the place of.
+    rivals = [f for f in current if _same_attribute(f, new) and f.valid_to is None]
     rival = max(rivals, key=_said, default=None)
-    if rival is None:
+    if rival is None or (new.valid_to is not None and not is_past):
         return Change("add", new)
     if is_past:
         over = _value(new) == _value(rival) and bool(_value(new))
         return supersede(rival, new, at) if over else Change("add", new)
-    if _value(new) and _value(new) <= _value(rival):
+    if _is_part(new, rival):
         return _confirmed(rival, new, at)
     if at < (latest((rival.last_confirmed, rival.last_updated)) or at):
         # Said earlier, heard later: it was true until the one that is known.
@@ -246,6 +252,18 @@ def take_back(
     return Change(
         "retract", retracted, before.changed(status="current", valid_to=None, superseded_by=None)
     )
+
+
+def _is_part(new: Fact, known: Fact) -> bool:
+    """Return whether an address is the end of the known one; "York" is no part of "New York"."""
+    lives = "i live "
+    if new.attribute != "home_address" or not new.words.startswith(lives):
+        return False
+    where = new.words.removeprefix(lives)
+    place = re.sub(r"^(?:in|at|on) ", "", where)
+    by_comma = re.search(rf",\s*{re.escape(place)}\W*$", known.text, re.IGNORECASE)
+    told = known.words.startswith(lives) and known.words.endswith(f" {where}")
+    return told or by_comma is not None
 
 
 def _same_attribute(a: Fact, b: Fact) -> bool:

@@ -217,8 +217,9 @@ class FactExtractor(MemoryNode):
         except GraphBubbleUp:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
-            _log.warning("no facts were taken down, the next turn tries again: %s", error)
-            visit.emit(failed=str(error))
+            reason = redacted(str(error))  # it may quote the reply
+            _log.warning("no facts were taken down, the next turn tries again: %s", reason)
+            visit.emit(failed=reason)
             return None
         return from_reply(reply, said, known, origin, schemas=self.schemas, gates=self.gates)
 

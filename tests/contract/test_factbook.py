@@ -171,6 +171,17 @@ def test_a_correction_replaces_whatever_words_it_has() -> None:
     }
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_is_taken_back_together_stays_taken_back(*, backwards: bool) -> None:
+    book = filled(InMemoryStore())
+    keys = ["leipzig", book.correct("leipzig", "I live in Kiel.").key]
+    book.retract(*(reversed(keys) if backwards else keys))
+    assert [f.key for f in book.all(status="current")] == ["tea"]
+    again = book.correct("tea", "I love black tea.")
+    book.retract(again)
+    assert book.correct("tea", "I love black tea.", at=datetime(2026, 6, 1)).status == "current"  # noqa: DTZ001
+
+
 def test_a_time_without_a_zone_is_utc() -> None:
     book = filled(InMemoryStore())
     (fact,) = book.confirm("tea", at=datetime(2026, 6, 1))  # noqa: DTZ001 - the case

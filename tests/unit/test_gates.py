@@ -53,6 +53,12 @@ HARBOUR = "I moved to 3 Harbour Road in Hamburg last week."
         ("The user lives in Hamburg.", "As I live in Hamburg now, when will it arrive?"),
         ("The user and their wife moved to Kiel.", "My wife and I moved to Kiel."),
         ("The user likes tea.", "I like tea."),
+        ("The user lives in Bonn.", "No, I live in Bonn."),
+        ("The user is vegan.", "I am vegan and do not smoke."),
+        ("The user moved to Bonn.", "I moved to Bonn, not far from Kiel."),
+        ("The user is allergic to peanuts.", "I am allergic to peanuts, so no nuts please."),
+        ("The user loves chili.", "I have no problem with spice, I love chili."),
+        ("The user does not like tea.", "I do not like coffee, tea and milk."),
     ],
 )
 def test_what_a_person_stated_passes(text: str, message: str) -> None:
@@ -63,8 +69,10 @@ def test_what_a_person_stated_passes(text: str, message: str) -> None:
     ("text", "message", "gate"),
     [
         ("The user owns a boat and two dogs.", HARBOUR, "grounded"),
+        ("The user moved to 99 Harbour Road in Hamburg.", HARBOUR, "grounded"),
         ("The user.", HARBOUR, "grounded"),
         ("The user is allergic to nuts.", "I'm not allergic to nuts.", "grounded"),
+        ("The user likes tea and milk.", "I do not like coffee, tea and milk.", "grounded"),
         ("The user is allergic to nuts.", "Am I allergic to nuts?", "asserted"),
         ("The user lives in Berlin.", "If I lived in Berlin, would it be faster?", "asserted"),
         ("The user might move to Kiel.", "Maybe I might move to Kiel.", "asserted"),
@@ -244,6 +252,8 @@ KNOWN = Fact("The user is allergic to nuts.", key="nuts", subject="user")
         ("That was a joke, sorry.", True),
         ("I am allergic to nuts.", False),
         ("I do not like rain.", False),
+        ("I left the nuts at home.", False),
+        ("Never mind the rain, I walk.", False),
         ("Am I no longer allergic to nuts?", False),
     ],
 )

@@ -74,7 +74,6 @@ def test_moving_house_twice_leaves_one_address_and_the_whole_history() -> None:
         "i live at 14 linden street!",
         "As I said, I still live at 14 Linden Street.",
         "The user lives at 14 Linden Street",
-        "I live in Linden Street",  # a part of what is known
     ],
 )
 def test_what_is_said_again_is_confirmed_and_only_its_confirmation_moves(again: str) -> None:
@@ -84,6 +83,29 @@ def test_what_is_said_again_is_confirmed_and_only_its_confirmation_moves(again: 
     assert change.fact.last_confirmed == MAY
     assert change.fact.last_updated == change.fact.first_seen == MARCH
     assert change.fact.text == old.text
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "confirms"),
+    [
+        ("I live at 14 Linden Street in Leipzig", "I live in Leipzig", True),
+        ("I live at 14 Linden Street, Leipzig", "I live in Leipzig", True),
+        ("I live in York", "I moved to New York", False),
+        ("I live in New York", "I live in York", False),
+        ("I live at 14 Linden Street, Apartment 4", "I live at 4 Linden Street", False),
+        ("I live at 5 Paris Street, Exeter", "I live in Paris", False),
+    ],
+)
+def test_only_the_end_of_an_address_repeats_it(known: str, said: str, *, confirms: bool) -> None:
+    assert actions([address(known, MARCH)], address(said, MAY)) == [
+        "confirm" if confirms else "supersede"
+    ]
+
+
+def test_a_new_number_is_a_new_number() -> None:
+    known = fact("My phone number is 555 2001", attribute="phone")
+    new = fact("My new phone number is 555 2002", MAY, attribute="phone")
+    assert actions([known], new) == ["supersede"]
 
 
 def test_an_older_statement_that_is_heard_later_does_not_win() -> None:
@@ -152,6 +174,16 @@ def test_what_begins_in_the_future_leaves_the_present_until_then() -> None:
     assert (known["here"].status, known["here"].valid_to) == ("current", later)
     assert [f.key for f in as_of(known.values(), JULY)] == ["here"]
     assert [f.key for f in as_of(known.values(), later)] == ["next"]
+
+
+def test_a_stay_that_is_to_end_stands_beside_the_home() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    stay = address("I live at the Hilton in Bonn until July", MAY, "stay", valid_to=JULY)
+    known = after([here], stay)
+    assert known["here"] == here
+    assert [f.key for f in as_of(known.values(), JULY)] == ["here"]
+    moved = after(list(known.values()), address("I moved to Kiel", MAY, "kiel"))
+    assert (moved["here"].status, moved["stay"].status) == ("superseded", "current")
 
 
 def test_a_denied_value_is_no_value() -> None:
