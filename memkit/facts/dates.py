@@ -14,8 +14,8 @@ How they are read, where a language leaves it open:
   the next calendar week, "this Friday" that of the present one. "Two weeks ago" is a calendar week.
 - "Last May" and "last summer" are over; seasons are those of the north (winter: from December).
 - A month, weekday or day of a month without a year or week is the latest one that has begun, or the
-  next one where the sentence looks ahead ("will", "next", "we are flying"). "Until" is the next one
-  too in a sentence about the present ("I am away until Friday").
+  next one where the sentence looks ahead ("will", "next", "we are flying"), or behind an "until" in
+  one that does not speak of the past ("I am away until Friday").
 - "Until May" holds to the end of May, but not beyond the statement if it speaks of the past.
 
 What is left alone: vague times ("a few weeks ago", "over a year ago"), spans ("for two years", "the
@@ -236,15 +236,11 @@ def _found(text: str, said: datetime) -> list[tuple[Moment, _Piece]]:
     found: list[tuple[Moment, _Piece]] = []
     opener: re.Match[str] | None = None  # of the range that the next phrase may close
     for match in matches:
-        sentence, clause = sentences.at(match.start()), clauses.at(match.start())
+        sentence = sentences.at(match.start())
         before = text[max(0, match.start() - _NEAR) : match.start()]
         closes = opener is not None and opener.end() == match.start()
         role, preposition = _lead(before, match["to"], closes=closes)
-        tense = sentence.tense if clause.tense == "none" else clause.tense
-        if role == "until" and not closes and tense == "none":
-            tense = "ahead"
-        if role == "since":
-            tense = "past"
+        tense = _tense(preposition, clauses.at(match.start()), sentence)
         context = _Context(said, before, role, preposition, tense, sentence.recurs)
         moment = _read(match, context)
         if moment is not None:
@@ -271,6 +267,15 @@ def _lead(before: str, to: str | None, *, closes: bool) -> tuple[Role, str]:
         is_range = to is not None and (word == "between") == (to.lower() == "and")
         return ("from", "from") if is_range else ("at", "")
     return _ROLES.get(word, "at"), "" if lead["the"] else word
+
+
+def _tense(preposition: str, clause: _Piece, sentence: _Piece) -> _Tense:
+    """Return what the clause looks at, or else the sentence."""
+    if preposition == "since":
+        return "past"
+    tense = sentence.tense if clause.tense == "none" else clause.tense
+    is_to_come = tense == "none" and _ROLES.get(preposition) == "until"
+    return "ahead" if is_to_come else tense
 
 
 def _read(phrase: re.Match[str], context: _Context) -> Moment | None:
@@ -328,6 +333,7 @@ def _unit_beside(match: re.Match[str], context: _Context) -> _Span:
 
 
 def _month_beside(match: re.Match[str], context: _Context) -> _Span:
+    """Read "last May" and "this summer"."""
     said, step = context.said, _step(match["which"])
     years = range(said.year - 2, said.year + 3)
     spans = [_month_span(match["month"], None, year, said) for year in years]
@@ -361,9 +367,8 @@ def _month(match: re.Match[str], context: _Context) -> _Span | None:
 
 def _weekday(match: re.Match[str], context: _Context) -> _Span:
     is_ahead, today = context.tense == "ahead", _unit("day", 0, context.said)[0]
-    which = (
-        (match.groupdict().get("which") or ("coming" if is_ahead else "last")).lower().split()[-1]
-    )
+    which = match.groupdict().get("which") or ("coming" if is_ahead else "last")
+    which = which.lower().split()[-1]
     day = [name[:3] for name in _DAYS].index(match["day"][:3].capitalize())
     start = today + timedelta(days=day - today.weekday())  # of this calendar week
     if which == "next":
@@ -415,9 +420,8 @@ def _month_span(name: str, day: str | None, year: int, said: datetime) -> _Span:
     season = _SEASONS.get(name.lower())
     month = season or [each[:3] for each in _MONTHS.split()].index(name[:3].lower()) + 1
     start = datetime(year, month, int(day or 1), tzinfo=said.tzinfo)
-    return start, start + (
-        relativedelta(days=1) if day else relativedelta(months=3 if season else 1)
-    )
+    length = relativedelta(days=1) if day else relativedelta(months=3 if season else 1)
+    return start, start + length
 
 
 def _span(value: str, said: datetime) -> _Span:
@@ -430,9 +434,10 @@ def _span(value: str, said: datetime) -> _Span:
 
 def _written(start: datetime, stop: datetime) -> str:
     """Return a span as "2026", "2026-05", "2026-05-11" or two of these."""
-    length = 10 if (start.day, stop.day) != (1, 1) else 7
-    if length == 7 and start.month == stop.month == 1:
-        length = 4
+    if start.day == stop.day == 1:
+        length = len("2026") if start.month == stop.month == 1 else len("2026-05")
+    else:
+        length = len("2026-05-11")
     first, last = (t.isoformat()[:length] for t in (start, stop - timedelta(days=1)))
     return first if first == last else f"{first} to {last}"
 
