@@ -11,7 +11,7 @@ from memkit.effects import Body, PutIf, StoreBatch, arun, run, stable_key, write
 from memkit.errors import ConfigError, VersionConflict
 from memkit.facts import Fact, as_of, history, same_statement
 from memkit.facts.model import Status, to_utc
-from memkit.facts.reconcile import supersede, take_back
+from memkit.facts.succession import supersede, take_back
 from memkit.facts.timeline import latest
 from memkit.facts.upkeep import Upkeep, consolidate
 from memkit.namespaces import FACTS_NAMESPACE, PLACEHOLDER, check_namespace, escape_label
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PAGE = 1_000
+_MATCHING = 50  # facts with the same words or attribute
 _EVERYTHING = 1_000_000
 # Each failed attempt means that another writer of the same person got through.
 _ATTEMPTS = 100
@@ -222,12 +223,9 @@ class FactBook:
     def retracting(self, keys: Sequence[str], at: datetime) -> Body[list[Fact]]:
         """Do what `retract` does."""
 
-        def before(items: Sequence[Item | None]) -> list[Op]:
-            return self.gets([f.supersedes for f in self.facts_of(items) if f.supersedes])
-
         def decide(answers: Sequence[Item | None]) -> tuple[list[PutOp], list[Fact]]:
             known = self._known(keys, answers[: len(keys)])
-            others = self.facts_of(answers[len(keys) :])
+            others = self.found(answers[len(keys) :])
             after: dict[str, Fact] = {}
             for fact in known.values():
                 if fact.status != "retracted":
@@ -238,7 +236,10 @@ class FactBook:
             puts = [self.put_of(fact) for fact in after.values()]
             return puts, [after.get(key, known[key]) for key in keys]
 
-        return self.transaction(self.gets(keys), decide, then=before)
+        def beside(items: Sequence[Item | None]) -> list[Op]:
+            return self.neighbours(self.facts_of(items))
+
+        return self.transaction(self.gets(keys), decide, then=beside)
 
     def correcting(
         self, key: str, text: str, at: datetime, source: dict[str, Any] | None = None
@@ -339,6 +340,23 @@ class FactBook:
     def gets(self, keys: Sequence[str]) -> list[Op]:
         """Return the operations that read facts by their keys."""
         return [GetOp(self.namespace, key, refresh_ttl=False) for key in keys]
+
+    def neighbours(self, facts: Sequence[Fact]) -> list[Op]:
+        """Return the reads of what may hold again once these facts are taken back."""
+        links = {link for f in facts for link in (f.supersedes, f.superseded_by) if link}
+        attributes = {(f.subject, f.attribute) for f in facts if f.attribute}
+        beside = [self.current(subject=s, attribute=a) for s, a in sorted(attributes)]
+        return [*self.gets(sorted(links - {f.key for f in facts})), *beside]
+
+    def current(self, **match: str) -> SearchOp:
+        """Return the search for current facts with these fields."""
+        where = {"status": "current", **match}
+        return SearchOp(self.namespace, where, _MATCHING, refresh_ttl=False)
+
+    def found(self, answers: Sequence[Any]) -> list[Fact]:
+        """Return the facts among the answers to gets and searches, each once."""
+        facts = (f for a in answers for f in self.facts_of(a if isinstance(a, list) else [a]))
+        return list({fact.key: fact for fact in facts}.values())
 
     def facts_of(self, items: Sequence[Item | None]) -> list[Fact]:
         """Return the facts among items; what is none is left out with a warning."""

@@ -140,3 +140,11 @@ class Fact:
     def changed(self, **changes: Any) -> "Fact":
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+
+def same_statement(a: Fact, b: Fact) -> bool:
+    """Return whether two facts say the same thing of the same subject, however it is worded.
+
+    Meaning is not compared: "likes coffee" and "hates coffee" are close neighbours by meaning.
+    """
+    return (a.subject, a.words) == (b.subject, b.words)

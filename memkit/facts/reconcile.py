@@ -4,67 +4,14 @@ What is decided here is decided by words, attributes and dates. How near two fac
 decides nothing: "likes coffee" and "hates coffee" are near.
 """
 
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-from memkit.facts.model import SINGLE_VALUED, Fact
-from memkit.facts.sameness import NEGATIONS, stem
+from memkit.facts.model import SINGLE_VALUED, Fact, same_statement
+from memkit.facts.sameness import NEGATIONS
+from memkit.facts.succession import Change, holding, succeed, supersede, take_back
 from memkit.facts.timeline import latest
-from memkit.words import STOP_WORDS, content_words
-
-Action = Literal["add", "confirm", "supersede", "retract"]
-
-# Words that say which attribute is meant, not which value it has.
-_FRAME = {
-    "home_address": "live living lived move moved moving relocate relocated settled stay address "
-    "home house flat apartment place shipping delivery postal",
-    "name": "name call called full first last",
-    "job": "work working job new start started starting",
-    "employer": "work working job employer company new start started starting join joined",
-    "email": "e-mail email mail address new private",
-    "phone": "phone number mobile cell new",
-    "birthday": "birthday born",
-    "language": "language speak speaking write writing prefer native",
-}
-# Nor do words that say when.
-_WHEN = re.compile(
-    r"january|february|march|april|may|june|july|august|september|october|november|december"
-    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|year|month|week|day|today|yesterday|ago|last|next"
-    r"|since|until|till|\d{4}(?:-\d\d(?:-\d\d)?)?"
-)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One decision about a proposed fact.
-
-    Attributes:
-        action: "add" a new fact, "confirm" a known one, "supersede" a known one by the new one, or
-            "retract" a known one.
-        fact: The new fact, or the known one as confirmed or retracted.
-        previous: The other fact that changes along with it: the one that was superseded, or that
-            holds again since its successor was retracted.
-    """
-
-    action: Action
-    fact: Fact
-    previous: Fact | None = None
-
-    @property
-    def facts(self) -> list[Fact]:
-        """The facts to store."""
-        return [self.fact] if self.previous is None else [self.previous, self.fact]
-
-
-def same_statement(a: Fact, b: Fact) -> bool:
-    """Return whether two facts say the same thing of the same subject, however it is worded.
-
-    Meaning is not compared: "likes coffee" and "hates coffee" are close neighbours by meaning.
-    """
-    return (a.subject, a.words) == (b.subject, b.words)
+from memkit.facts.values import is_part, same_attribute, value_of
 
 
 def reconcile(
@@ -126,42 +73,33 @@ def _statement(  # noqa: PLR0911 - one line per rule
         supersedes=None,
     )
     current = [f for f in known.values() if f.status == "current" and f.subject == new.subject]
-    same = next((f for f in current if same_statement(f, new)), None)
-    if same is not None:
-        return _confirmed(same, new, at)
-    is_past = new.valid_to is not None and new.valid_to <= at
+    is_past = _over(new, at)
+    said = [f for f in current if same_statement(f, new) and (is_past or not _over(f, at))]
+    if said:
+        return _confirmed(said[0], new, at)
     named = known.get(stated.supersedes or "")
-    if (
-        named in current
-        and named is not None
-        and (
-            (named.kind == new.kind and _value(named) & _value(new)) or _same_attribute(named, new)
-        )
-        and not is_past
-    ):
+    if named in current and named is not None and not is_past and _is_replaced(named, new):
         return supersede(named, new, at)
     if NEGATIONS & set(new.words.split()):
         # What is denied is no value: "I do not live in Leipzig" is no address.
         new = new.changed(attribute=None)
     if new.attribute not in single_valued:
         return Change("add", new)
-    # One that is to end anyway is not what a new value takes the place of.
-    rivals = [f for f in current if _same_attribute(f, new) and f.valid_to is None]
-    rival = max(rivals, key=_said, default=None)
-    if rival is None or (new.valid_to is not None and not is_past):
-        return Change("add", new)
-    if is_past:
-        over = _value(new) == _value(rival) and bool(_value(new))
-        return supersede(rival, new, at) if over else Change("add", new)
-    if _is_part(new, rival):
-        return _confirmed(rival, new, at)
-    if at < (latest((rival.last_confirmed, rival.last_updated)) or at):
-        # Said earlier, heard later: it was true until the one that is known.
-        until = rival.valid_from or rival.first_seen or rival.last_updated
-        ended = new.changed(status="superseded", valid_to=until, superseded_by=rival.key)
-        linked = None if rival.supersedes else rival.changed(supersedes=ended.key)
-        return Change("add", ended, linked)
-    return supersede(rival, new, at)
+    rivals = [f for f in current if same_attribute(f, new)]
+    present = holding(rivals, at)
+    if new.valid_to is not None:
+        if present is None or not value_of(new) or value_of(new) != value_of(present):
+            return Change("add", new)  # what is over, or to end anyway, ends no other
+        return supersede(present, new, at) if is_past else _confirmed(present, new, at)
+    if present is not None and is_part(new, present):
+        return _confirmed(present, new, at)
+    return succeed(new, rivals, at)
+
+
+def _is_replaced(named: Fact, new: Fact) -> bool:
+    """Return whether what a fact is said to replace speaks of the same."""
+    of_a_kind = named.kind == new.kind and value_of(named) & value_of(new)
+    return bool(of_a_kind) or same_attribute(named, new)
 
 
 def _confirmed(known: Fact, new: Fact, at: datetime) -> Change:
@@ -175,26 +113,6 @@ def _confirmed(known: Fact, new: Fact, at: datetime) -> Change:
     )
 
 
-def supersede(old: Fact, new: Fact, at: datetime) -> Change:
-    """Return the change by which a new fact takes the place of a known one.
-
-    Args:
-        old: The known one.
-        new: The new one; its `valid_from`, else `at`, ends the known one.
-        at: When it was said.
-    """
-    if new.valid_to is not None and new.valid_to <= at:
-        until = new.valid_to
-    else:
-        until = new.valid_from or at
-        new = new.changed(valid_from=until)
-    # What begins in the future leaves the present one current until then.
-    previous = old.changed(
-        status="superseded" if until <= at else "current", valid_to=until, superseded_by=new.key
-    )
-    return Change("supersede", new.changed(supersedes=old.key), previous)
-
-
 def _retraction(stated: Fact, known: dict[str, Fact], at: datetime) -> Change | None:
     current = [f for f in known.values() if f.status == "current" and f.subject == stated.subject]
     told = (
@@ -203,71 +121,13 @@ def _retraction(stated: Fact, known: dict[str, Fact], at: datetime) -> Change | 
         or [
             f
             for f in current
-            if _same_attribute(f, stated) and not _over(f, at) and _value(stated) <= _value(f)
+            if same_attribute(f, stated) and not _over(f, at) and value_of(stated) <= value_of(f)
         ]
     )
     if not told:
         return None
     fact = max(told, key=_said)
     return take_back(fact, known.values(), at, was_true_until=stated.valid_to)
-
-
-def take_back(
-    fact: Fact,
-    others: Collection[Fact],
-    at: datetime,
-    *,
-    was_true_until: datetime | None = None,
-) -> Change:
-    """Return the change that retracts a fact.
-
-    Args:
-        fact: The fact.
-        others: Among them the one that it superseded, which holds again if the fact never was true
-            and nothing else has taken its place.
-        at: When it is taken back.
-        was_true_until: When it ended, None if it never was true.
-    """
-    if was_true_until is not None:
-        return Change("retract", fact.changed(status="retracted", valid_to=was_true_until))
-    since = fact.valid_from or fact.first_seen or fact.last_updated or at
-    retracted = fact.changed(status="retracted", valid_to=since)
-    before = next(
-        (
-            f
-            for f in others
-            if f.superseded_by == fact.key
-            and f.status != "retracted"
-            and not same_statement(f, fact)  # a copy that was merged into it
-        ),
-        None,
-    )
-    replaced = fact.status != "current" or any(
-        f.status == "current" and _same_attribute(f, fact) and not _over(f, at)
-        for f in others
-        if f.key != fact.key
-    )
-    if before is None or replaced:
-        return Change("retract", retracted)
-    return Change(
-        "retract", retracted, before.changed(status="current", valid_to=None, superseded_by=None)
-    )
-
-
-def _is_part(new: Fact, known: Fact) -> bool:
-    """Return whether an address is the end of the known one; "York" is no part of "New York"."""
-    lives = "i live "
-    if new.attribute != "home_address" or not new.words.startswith(lives):
-        return False
-    where = new.words.removeprefix(lives)
-    place = re.sub(r"^(?:in|at|on) ", "", where)
-    by_comma = re.search(rf",\s*{re.escape(place)}\W*$", known.text, re.IGNORECASE)
-    told = known.words.startswith(lives) and known.words.endswith(f" {where}")
-    return told or by_comma is not None
-
-
-def _same_attribute(a: Fact, b: Fact) -> bool:
-    return a.attribute is not None and (a.subject, a.attribute) == (b.subject, b.attribute)
 
 
 def _over(fact: Fact, at: datetime) -> bool:
@@ -277,11 +137,3 @@ def _over(fact: Fact, at: datetime) -> bool:
 def _said(fact: Fact) -> float:
     time = fact.last_updated
     return time.timestamp() if time else 0.0
-
-
-def _value(fact: Fact) -> set[str]:
-    """Return the words that tell the value of a fact's attribute."""
-    frame = {stem(w) for w in _FRAME.get(fact.attribute or "", "").split()}
-    about = {stem(w) for w in content_words(fact.subject)} | {"user"}
-    said = {stem(w) for w in content_words(fact.text)} - frame - about - NEGATIONS - STOP_WORDS
-    return {w for w in said if not _WHEN.fullmatch(w)}

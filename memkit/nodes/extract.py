@@ -273,17 +273,10 @@ class FactExtractor(MemoryNode):
         named = book.gets(sorted({fact.supersedes for fact in stated if fact.supersedes}))
         ahead = len(marks) + len(own)
 
-        def known(answers: Sequence[Any]) -> dict[str, Fact]:
-            found = [book.facts_of(a if isinstance(a, list) else [a]) for a in answers[ahead:]]
-            return {fact.key: fact for facts in found for fact in facts}
-
-        def superseded(answers: Sequence[Any]) -> list[Op]:
+        def beside(answers: Sequence[Any]) -> list[Op]:
             """Return how to read what holds again once its successor is taken back."""
-            if all(fact.status != "retracted" for fact in stated):
-                return []
-            have = known(answers)
-            before = {fact.supersedes for fact in have.values() if fact.supersedes}
-            return book.gets(sorted(before - set(have)))
+            taken_back = any(fact.status == "retracted" for fact in stated)
+            return book.neighbours(book.found(answers[ahead:])) if taken_back else []
 
         def decide(answers: Sequence[Any]) -> tuple[list[PutOp], list[Change]]:
             unread = [each for each, mark in zip(proposals.read, answers, strict=False) if not mark]
@@ -293,7 +286,7 @@ class FactExtractor(MemoryNode):
             ids = {each.id for each in unread}
             fresh = [f for f in stated if f.key not in written and ids.issuperset(f.message_ids)]
             changes = reconcile(
-                list(known(answers).values()),
+                book.found(answers[ahead:]),
                 fresh,
                 now,
                 single_valued=self.schemas.single_valued,
@@ -307,8 +300,8 @@ class FactExtractor(MemoryNode):
                     puts.append(PutOp(mark.namespace, mark.key, note, index=False))
             return puts, changes
 
-        reads = [*marks, *own, *named, *_touched(book.namespace, stated)]
-        return (yield from book.transaction(reads, decide, then=superseded))
+        reads = [*marks, *own, *named, *_touched(book, stated)]
+        return (yield from book.transaction(reads, decide, then=beside))
 
     def _marks(self, book: FactBook, said: Sequence[Said], origin: Origin) -> list[GetOp]:
         """Return the reads of the notes that messages, as they read now, were read."""
@@ -319,19 +312,11 @@ class FactExtractor(MemoryNode):
         return [GetOp(book.ledger, key, refresh_ttl=False) for key in keys]
 
 
-def _touched(namespace: tuple[str, ...], stated: Sequence[Fact]) -> list[Op]:
+def _touched(book: FactBook, stated: Sequence[Fact]) -> list[Op]:
     """Return the searches for current facts with the attribute or the words of what is stated."""
     wanted = {("attribute", f.subject, f.attribute) for f in stated if f.attribute}
     wanted |= {("words", f.subject, f.words) for f in stated if not f.supersedes}
-    return [
-        SearchOp(
-            namespace,
-            {"status": "current", "subject": subject, name: value},
-            limit=50,
-            refresh_ttl=False,
-        )
-        for name, subject, value in sorted(wanted)
-    ]
+    return [book.current(subject=s, **{name: value}) for name, s, value in sorted(wanted)]
 
 
 def _lacks_schemas(error: Exception) -> bool:

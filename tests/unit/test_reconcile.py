@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memkit.errors import ConfigError
 from memkit.facts import Fact, abandoned, as_of, history, reconcile
 from memkit.facts.sameness import canonical, near_copies
+from memkit.facts.succession import take_back
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
@@ -186,6 +187,118 @@ def test_a_stay_that_is_to_end_stands_beside_the_home() -> None:
     assert (moved["here"].status, moved["stay"].status) == ("superseded", "current")
 
 
+SEPTEMBER = JULY + timedelta(days=62)
+OCTOBER = JULY + timedelta(days=92)
+
+
+def held(known: dict[str, Fact], *days: datetime) -> list[list[str]]:
+    return [[f.key for f in as_of(known.values(), day)] for day in days]
+
+
+def test_a_plan_takes_the_place_of_an_earlier_plan() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    known = after([here], address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER))
+    known = after(list(known.values()), address("I move to Bonn", JULY, "bonn", valid_from=OCTOBER))
+    assert held(known, JULY, SEPTEMBER, OCTOBER) == [["here"], ["here"], ["bonn"]]
+    assert known["kiel"].status == "superseded"
+    assert [f.key for f in history(known.values(), "here")] == ["here", "kiel", "bonn"]
+
+
+def test_a_move_before_a_planned_one_ends_the_present_and_lasts_until_the_plan() -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER),
+        address("I moved to Bonn", JULY, "bonn"),
+    )
+    assert known["here"].status == "superseded"
+    assert held(known, MAY, JULY, SEPTEMBER) == [["here"], ["bonn"], ["kiel"]]
+
+
+def test_the_present_home_may_be_told_after_the_plan() -> None:
+    known = after(
+        [],
+        address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER),
+        address("I live in Hamburg", JULY, "here"),
+    )
+    assert held(known, JULY, SEPTEMBER) == [["here"], ["kiel"]]
+
+
+def test_a_plan_that_came_true_early_is_the_present() -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MAY, "plan", valid_from=SEPTEMBER),
+        address("I moved to Kiel already, to stay", JULY, "kiel"),
+    )
+    assert held(known, JULY) == [["kiel"]]
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I will move to Kiel", MAY, "plan", valid_from=SEPTEMBER),
+        address("I moved to Kiel", JULY, "kiel"),
+    )
+    assert held(known, JULY, OCTOBER) == [["kiel"], ["kiel"]]
+
+
+@pytest.mark.parametrize("until", [None, JULY])
+def test_a_plan_that_is_called_off_leaves_the_present_without_an_end(
+    until: datetime | None,
+) -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER),
+        retraction("I move to Kiel", supersedes="kiel", valid_to=until),
+    )
+    assert held(known, JULY, SEPTEMBER) == [["here"], ["here"]]
+    assert (known["here"].valid_to, known["here"].superseded_by) == (None, None)
+
+
+def test_a_plan_that_is_called_off_gives_way_to_the_one_before_it() -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER),
+        address("I move to Bonn", JULY, "bonn", valid_from=OCTOBER),
+        retraction("That was a joke", supersedes="bonn"),
+    )
+    assert held(known, JULY, SEPTEMBER, OCTOBER) == [["here"], ["kiel"], ["kiel"]]
+
+
+def test_a_plan_that_is_put_right_keeps_its_day() -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MAY, "kiel", valid_from=SEPTEMBER),
+        address("I move to Bonn", MAY, "bonn", supersedes="kiel"),
+    )
+    assert held(known, JULY, SEPTEMBER) == [["here"], ["bonn"]]
+
+
+def test_what_is_taken_back_from_the_middle_leaves_no_gap() -> None:
+    known = after(
+        [address("I live in Leipzig", MARCH, "a")],
+        address("I moved to Mars", MAY, "b"),
+        address("I moved to Bonn", JULY, "c"),
+    )
+    middle = take_back(known["b"], known.values(), JULY)
+    known.update((f.key, f) for f in middle.facts)
+    assert held(known, MAY, JULY) == [["a"], ["c"]]
+    last = take_back(known["c"], known.values(), JULY)
+    known.update((f.key, f) for f in last.facts)
+    assert held(known, MAY, JULY) == [["a"], ["a"]]
+
+
+def test_back_in_a_home_that_a_plan_had_ended() -> None:
+    known = after(
+        [address("I live in Hamburg", MARCH, "here")],
+        address("I move to Kiel", MARCH, "kiel", valid_from=MAY),
+        address("I live in Hamburg", JULY, "back"),
+    )
+    assert held(known, MARCH, MAY, JULY) == [["here"], ["kiel"], ["back"]]
+
+
+def test_the_end_of_the_present_value_is_no_second_value() -> None:
+    here = address("I live in Hamburg", MARCH, "here")
+    known = after([here], address("I live in Hamburg until September", JULY, valid_to=SEPTEMBER))
+    assert held(known, JULY, SEPTEMBER) == [["here"], []]
+
+
 def test_a_denied_value_is_no_value() -> None:
     here = address("I live in Hamburg", MARCH, "here")
     assert actions([here], address("I do not live in Berlin", MAY)) == ["add"]
@@ -287,37 +400,52 @@ texts = st.sampled_from(
 )
 times = st.integers(0, 400).map(lambda day: MARCH + timedelta(days=day))
 statements = st.builds(
-    lambda text, at, n, status, end: address(
-        text, at, f"{n}", status=status, valid_to=at + timedelta(days=end) if end else None
+    lambda text, at, n, status, end, begin: address(
+        text,
+        at,
+        f"{n}",
+        status=status,
+        valid_from=at + timedelta(days=begin) if begin and not end else None,
+        valid_to=at + timedelta(days=end) if end else None,
     ),
     texts,
     times,
     st.integers(0, 10**6),
     st.sampled_from(["current", "current", "current", "retracted"]),
     st.sampled_from([None, None, -30, 30]),
+    st.sampled_from([None, None, -30, 60]),
 )
+
+
+def is_value(f: Fact) -> bool:
+    """No denial, and no stay or memory with an end of its own."""
+    return "not" not in f.words.split() and (f.valid_to is None or f.superseded_by is not None)
 
 
 @given(st.lists(statements, max_size=8, unique_by=lambda f: f.key))
 def test_whatever_is_said_there_is_one_value_at_a_time(stated: list[Fact]) -> None:
     known = after([], *stated)
     for f in known.values():
-        # What is linked is there, and both ends know of it, unless a third came in between.
-        if f.superseded_by is not None:
-            assert f.superseded_by in known
-        if f.supersedes is not None:
-            assert f.supersedes in known
-    for day in (MARCH + timedelta(days=500),):
-        open_ended = [
-            f
-            for f in as_of(known.values(), day)
-            if f.status == "current" and not {"not"} & set(f.words.split()) and f.valid_to is None
-        ]
-        assert len(open_ended) <= 1
+        assert f.superseded_by is None or f.superseded_by in known
+        assert f.supersedes is None or f.supersedes in known
+    day = MARCH + timedelta(days=500)
+    values = [f for f in as_of(known.values(), day) if f.status == "current" and is_value(f)]
+    assert len(values) <= 1
     # Said again, in the same order, nothing is added.
     current = [f for f in known.values() if f.status == "current" and f.valid_to is None]
     again = [f.changed(key=f"again {f.key}") for f in current]
     assert all(c.action == "confirm" for c in reconcile(list(known.values()), again, JULY))
+
+
+@given(st.lists(statements, max_size=8, unique_by=lambda f: f.key))
+def test_said_in_the_order_of_time_each_day_has_one_value(stated: list[Fact]) -> None:
+    # "I moved in March", said in May of what began after the present one, is a contradiction.
+    plain = [f for f in stated if f.valid_from is None or f.valid_from > (f.last_updated or MARCH)]
+    known = after([], *sorted(plain, key=lambda f: (f.last_updated, f.key)))
+    for month in range(-2, 17):
+        day = MARCH + timedelta(days=30 * month)
+        values = [f for f in as_of(known.values(), day) if is_value(f)]
+        assert len([f for f in values if f.status != "retracted"]) <= 1, day
 
 
 @pytest.mark.parametrize(
