@@ -44,12 +44,14 @@ class Candidate:
         subject: Whom it is about; of a turn, who said it.
         said: When the person last stood by it; of a turn, when it was said.
         loss: What was taken off the store's score.
+        was_taken_back: Whether the person retracted it.
     """
 
     item: Recalled
     subject: str
     said: datetime
     loss: float
+    was_taken_back: bool = False
 
     @classmethod
     def of(
@@ -98,7 +100,7 @@ class Candidate:
             "thread_id": thread,
             "attribute": fact.attribute,
         }
-        return cls(item, subject, said, loss)
+        return cls(item, subject, said, loss, fact.status == "retracted")
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -124,15 +126,19 @@ class Candidate:
         return self.subject, "?" in self.item["text"], self.item["freshness"] == "expired"
 
 
-def ranked(found: Iterable[Candidate]) -> list[Candidate]:
+def ranked(found: Iterable[Candidate], ended: Iterable[Candidate] = ()) -> list[Candidate]:
     """Return what was found, best first, without saying a thing both as a turn and as a fact.
 
     Whichever of the two ranks higher stays. A turn that stays for a fact takes over what is known
     of the fact's age, so that old words are not fresher than the fact that was taken from them.
+
+    Args:
+        found: Facts and turns.
+        ended: Facts that no longer hold, for the turns that told them.
     """
     best_first = sorted(found, key=lambda one: one.rank, reverse=True)
     facts_of: dict[Place, list[Recalled]] = {}
-    for one in best_first:
+    for one in (*best_first, *ended):
         if one.item["source"] == "facts":
             for place in _places(one.item):
                 facts_of.setdefault(place, []).append(one.item)

@@ -61,8 +61,8 @@ class MemoryRecall(MemoryNode):
         Reads messages, summary, memory; writes `recalled`.
 
     Cost:
-        One `batch` of the store with one search per source and per pinned attribute; one embedding
-        of the query.
+        One `batch` of the store with one search per source and per pinned attribute, and with both
+        sources one more, for the facts that no longer hold; one embedding of the query.
 
     Raises:
         ConfigError: A name of the namespace is not known at run time.
@@ -140,6 +140,10 @@ class MemoryRecall(MemoryNode):
                 SearchOp(namespace, filter=self._filter(source), limit=wanted, query=query)
                 for source, namespace in namespaces.items()
             ]
+            if len(self.sources) > 1:
+                # A turn that tells what no longer holds is to be told by it.
+                over = {"status": {"$ne": "current"}}
+                ops.append(SearchOp(namespaces["facts"], filter=over, limit=wanted, query=query))
         if not ops:
             return {self.output_key: []}
         answers = yield StoreBatch(store, ops)
@@ -151,12 +155,19 @@ class MemoryRecall(MemoryNode):
                 self._read("facts", items, now), key=lambda one: one.said, reverse=True
             )
         ]
+        searched = answers[len(self.pinned) :]
         found = [
             one
-            for source, items in zip(self.sources, answers[len(self.pinned) :], strict=False)
+            for source, items in zip(self.sources, searched, strict=False)
             for one in self._read(source, items, now)
+            if not one.was_taken_back
         ]
-        return {self.output_key: self._select(pinned, found, visit.thread_id, seen)}
+        ended = [
+            one
+            for items in searched[len(self.sources) :]
+            for one in self._read("facts", items, now)
+        ]
+        return {self.output_key: self._select(pinned, found, ended, visit.thread_id, seen)}
 
     def _filter(self, source: Source) -> dict[str, Any] | None:
         return {"status": "current"} if source == "facts" and not self.include_expired else None
@@ -174,8 +185,6 @@ class MemoryRecall(MemoryNode):
     ) -> Iterator[Candidate]:
         """Yield what was found, without items that hold something else."""
         for item in items:
-            if item.value.get("status") == "retracted":
-                continue
             try:
                 yield Candidate.of(source, item, self.policy, now)
             except ConfigError as error:
@@ -185,6 +194,7 @@ class MemoryRecall(MemoryNode):
         self,
         pinned: Sequence[Candidate],
         found: Sequence[Candidate],
+        ended: Sequence[Candidate],
         thread_id: str | None,
         seen: set[str],
     ) -> list[Recalled]:
@@ -192,7 +202,7 @@ class MemoryRecall(MemoryNode):
         first = [one for one in pinned if self._holds(one)]
         rest = [
             one
-            for one in ranked(found)
+            for one in ranked(found, ended)
             if self._holds(one)
             and not (
                 one.item["message_ids"]

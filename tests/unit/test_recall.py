@@ -184,7 +184,8 @@ def test_a_window_of_turns_is_searched_for_latest_first() -> None:
         AIMessage("reply"),
         HumanMessage("three"),
     ]
-    assert asked_for(said_so_far) == ["three", "three"]
+    # One search for each source, and one for the facts that no longer hold.
+    assert asked_for(said_so_far) == ["three"] * 3
     assert asked_for(said_so_far, window=2, sources=("facts",)) == ["three\ntwo"]
     assert asked_for(said_so_far, window=9, sources=("facts",)) == ["three\ntwo\none"]
 
@@ -471,3 +472,18 @@ def test_items_of_any_shape_leave_the_turn_alive(items: list[dict[str, Any]]) ->
     found = recalled_from(RankedStore([*items, good]), include_expired=True)
     assert good["text"] in texts(found)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize("status", ["superseded", "retracted"])
+def test_a_turn_is_left_out_once_all_it_told_no_longer_holds(status: str) -> None:
+    place = {"source": {"thread_id": "t0", "message_ids": ["m"]}}
+    turn = ("turns", "user: I drink green tea in the morning", place)
+    gone = ("facts", "I drink green tea in the morning", {**place, "status": status})
+    holds = ("facts", "I drink my tea with milk", place)
+    assert recall([turn, gone]) == []
+    assert len(recall([turn])) == 1
+    # What else it told still holds.
+    assert {item["source"] for item in recall([turn, gone, holds], limit=8)} <= {"turns", "facts"}
+    assert recall([turn, gone, holds]) != []
+    (shown,) = recall([turn, gone], include_expired=True, sources=("facts", "turns"))[:1]
+    assert shown["freshness"] == "expired"
