@@ -10,10 +10,10 @@ from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchOp
 from memkit.effects import Body, PutIf, StoreBatch, arun, run, stable_key, write
 from memkit.errors import ConfigError, VersionConflict
 from memkit.facts import Fact, as_of, history, same_statement
+from memkit.facts.consolidation import Consolidation, consolidate
 from memkit.facts.model import Status, to_utc
 from memkit.facts.succession import supersede, take_back
 from memkit.facts.timeline import latest
-from memkit.facts.upkeep import Upkeep, consolidate
 from memkit.namespaces import FACTS_NAMESPACE, PLACEHOLDER, check_namespace, escape_label
 from memkit.secrets import find_secrets
 
@@ -163,7 +163,7 @@ class FactBook:
         """Do what `retract` does without blocking the event loop."""
         return await arun(self.retracting(_keys(facts), self._time(at)))
 
-    def consolidate(self, *, at: datetime | None = None, **limits: Any) -> Upkeep:
+    def consolidate(self, *, at: datetime | None = None, **limits: Any) -> Consolidation:
         """Merge near-duplicates, drop what is long over, and hold each kind to its cap.
 
         Args:
@@ -177,7 +177,7 @@ class FactBook:
         """
         return run(self.consolidating(self._time(at), **limits))
 
-    async def aconsolidate(self, *, at: datetime | None = None, **limits: Any) -> Upkeep:
+    async def aconsolidate(self, *, at: datetime | None = None, **limits: Any) -> Consolidation:
         """Do what `consolidate` does without blocking the event loop."""
         return await arun(self.consolidating(self._time(at), **limits))
 
@@ -276,15 +276,17 @@ class FactBook:
 
         return self.transaction(self.gets([key, after]), decide)
 
-    def consolidating(self, at: datetime, *, dry_run: bool = False, **limits: Any) -> Body[Upkeep]:
+    def consolidating(
+        self, at: datetime, *, dry_run: bool = False, **limits: Any
+    ) -> Body[Consolidation]:
         """Do what `consolidate` does."""
 
-        def decide(answers: Sequence[Any]) -> tuple[list[PutOp], Upkeep]:
+        def decide(answers: Sequence[Any]) -> tuple[list[PutOp], Consolidation]:
             (items,) = answers
-            upkeep = consolidate(self.facts_of(items), at, **limits)
-            puts = [self.put_of(fact) for fact in upkeep.changed]
-            puts += [PutOp(self.namespace, key, None) for key in upkeep.deleted]
-            return [] if dry_run else puts, upkeep
+            consolidation = consolidate(self.facts_of(items), at, **limits)
+            puts = [self.put_of(fact) for fact in consolidation.changed]
+            puts += [PutOp(self.namespace, key, None) for key in consolidation.deleted]
+            return [] if dry_run else puts, consolidation
 
         # All at once: what is merged must be what is there.
         everything = SearchOp(self.namespace, limit=_EVERYTHING, refresh_ttl=False)

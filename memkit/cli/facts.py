@@ -15,7 +15,7 @@ from memkit.errors import ConfigError
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from memkit.facts import Fact, Upkeep
+    from memkit.facts import Consolidation, Fact
     from memkit.store import SemanticStore
 
 _PAGE = 1_000
@@ -93,34 +93,36 @@ def _consolidate(arguments: argparse.Namespace) -> int:
     ):
         book = FactBook(store, namespace)
         facts = {fact.key: fact for fact in book.all()}
-        upkeep = book.consolidate(dry_run=True, **limits)
+        consolidation = book.consolidate(dry_run=True, **limits)
         if not arguments.json:
-            _show(upkeep, facts)
+            _show(consolidation, facts)
         done = False
-        if not arguments.dry_run and any(upkeep.counts.values()):
+        if not arguments.dry_run and any(consolidation.counts.values()):
             done = arguments.yes or _agrees()
         if done:
-            upkeep = book.consolidate(**limits)
+            consolidation = book.consolidate(**limits)
         if arguments.json:
-            print(json.dumps({**upkeep.counts, "deleted": upkeep.deleted, "done": done}))
+            print(
+                json.dumps({**consolidation.counts, "deleted": consolidation.deleted, "done": done})
+            )
         else:
             counts = ", ".join(
-                f"{name.replace('_', ' ')}: {n}" for name, n in upkeep.counts.items()
+                f"{name.replace('_', ' ')}: {n}" for name, n in consolidation.counts.items()
             )
             print(f"{'done' if done else 'nothing was changed'} ({counts})")
     return 0
 
 
-def _show(upkeep: "Upkeep", facts: dict[str, "Fact"]) -> None:
+def _show(consolidation: "Consolidation", facts: dict[str, "Fact"]) -> None:
     """Tell what would go, a part of each kind."""
     merged = [
         f"merge  {fact.text}\n  into {facts[fact.superseded_by].text}"
-        for fact in upkeep.changed
+        for fact in consolidation.changed
         if fact.status == "superseded"
         and facts[fact.key].status == "current"
         and fact.superseded_by in facts
     ]
-    gone = [facts[key] for key in upkeep.deleted if key in facts]
+    gone = [facts[key] for key in consolidation.deleted if key in facts]
     deleted = [
         f"delete {fact.text} ({fact.status}, {fact.kind}, last confirmed "
         f"{fact.last_confirmed.date() if fact.last_confirmed else 'never'})"

@@ -73,10 +73,10 @@ class FactConsolidator(MemoryNode):
         if self.every and last and now - datetime.fromisoformat(last) < self.every:
             return {}
         book = FactBook(visit.store, visit.namespace(self.namespace), clock=self.clock)
-        upkeep = yield from book.consolidating(
+        consolidation = yield from book.consolidating(
             now, max_per_kind=self.max_per_kind, keep_ended=self.keep_ended, policy=self.policy
         )
-        if any(upkeep.counts.values()):
-            visit.emit(**upkeep.counts)
-        report = {"at": now.isoformat(), **upkeep.counts}
+        if any(consolidation.counts.values()):
+            visit.emit(**consolidation.counts)
+        report = {"at": now.isoformat(), **consolidation.counts}
         return self.with_cursor(visit, "consolidate", report)

@@ -12,7 +12,7 @@ from memkit.effects import Body, stable_key
 from memkit.errors import ConfigError
 from memkit.factbook import FactBook
 from memkit.facts import Fact, StalenessPolicy, duration
-from memkit.facts.asking import Answer, Turn, UnreadableAnswer, question, read_answers, to_ask
+from memkit.facts.verification import Answer, Turn, UnreadableAnswer, question, read_answers, to_ask
 from memkit.messages import id_of
 from memkit.namespaces import FACTS_NAMESPACE, check_namespace
 from memkit.nodes.base import (

@@ -30,7 +30,7 @@ from memkit.effects import stable_key
 from memkit.errors import ConfigError, StoreMissing
 from memkit.factbook import FactBook
 from memkit.facts import Fact
-from memkit.facts.asking import Turn, UnreadableAnswer, read_answers, to_ask
+from memkit.facts.verification import Turn, UnreadableAnswer, read_answers, to_ask
 from tests.fakes import HashEmbeddings
 from tests.graphs import config, said
 
@@ -306,7 +306,9 @@ def test_words_of_an_answer_are_read_whatever_their_case() -> None:
 
 
 def test_a_correction_with_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memkit.facts.asking.find_secrets", lambda text: ["x"] * ("4111" in text))
+    monkeypatch.setattr(
+        "memkit.facts.verification.find_secrets", lambda text: ["x"] * ("4111" in text)
+    )
     with pytest.raises(UnreadableAnswer, match="card number") as raised:
         read_answers({"correct": "My card is 4111."}, ["a"])
     assert "4111" not in str(raised.value)

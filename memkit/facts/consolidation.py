@@ -1,22 +1,17 @@
-"""Keeping facts few: merging near-duplicates, dropping what is long over, and an audit. Pure."""
+"""Keeping facts few: merging near-duplicates, and dropping what is long over. Pure."""
 
 import json
-import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import combinations
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.facts.gates import GROUNDED_SHARE
 from memkit.facts.model import SINGLE_VALUED, Fact, to_utc
-from memkit.facts.sameness import NEAR_SHARE, decisive, near_copies
 from memkit.facts.staleness import StalenessPolicy, duration
 from memkit.facts.timeline import latest
-from memkit.words import roots
 
 _SOURCES = 16  # message ids that a merged fact keeps
 # Between two ways of saying the same no more than this may differ; each pattern has its one form.
@@ -32,12 +27,10 @@ _FORMS = (
 _PAIR = re.compile(r"(i (?:like|love|enjoy|hate|speak|play)) (\S+) and (\S+)")
 # What is no word and yet says something: "C++", "$5", "-5", "1.5", an emoji.
 _SIGN = re.compile(r"[^\w\s.,;:!?'\"’‘“”`()\[\]…–—-]|(?<!\w)-(?=\d)|(?<=\d)[.,:-](?=\d)")
-# A date that was worked out stands in no message as such, see `memkit.facts.dates.dated`.
-_WORKED_OUT = re.compile(r"\(\d{4}(?:-\d\d){0,2}(?: to \d{4}(?:-\d\d){0,2})?\)")
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class Consolidation:
     """What a consolidation changes.
 
     Attributes:
@@ -67,7 +60,7 @@ def consolidate(
     max_per_kind: int = 200,
     keep_ended: str | timedelta = "365d",
     policy: StalenessPolicy | None = None,
-) -> Upkeep:
+) -> Consolidation:
     """Decide how to keep the facts of a person few.
 
     Of near-duplicates about one subject the oldest stays, with the latest confirmation and the
@@ -113,7 +106,7 @@ def consolidate(
         }
         if links:
             after[key] = fact.changed(**links)
-    return Upkeep(
+    return Consolidation(
         changed=[fact for key, fact in after.items() if fact != before[key]],
         deleted=[*expired, *over_cap],
         merged=merged,
@@ -184,10 +177,11 @@ def _same(fact: Fact) -> Any:
     if pair := _PAIR.fullmatch(said):
         said = " ".join((pair[1], *sorted(pair.groups()[1:])))
     data = json.dumps(dict(fact.data), sort_keys=True, default=str)
-    return (*_told(fact, said), fact.attribute, fact.valid_from, fact.valid_to, data)
+    return (*told(fact, said), fact.attribute, fact.valid_from, fact.valid_to, data)
 
 
-def _told(fact: Fact, said: str) -> tuple[Any, ...]:
+def told(fact: Fact, said: str) -> tuple[Any, ...]:
+    """Return what makes two facts duplicates: of whom they say what, with which signs."""
     return fact.subject, said, tuple(_SIGN.findall(fact.text))
 
 
@@ -213,123 +207,3 @@ def _age(fact: Fact) -> tuple[float, str]:
 def _confirmed(fact: Fact) -> tuple[float, str]:
     time = latest((fact.last_confirmed, fact.last_updated))
     return (time.timestamp() if time else 0.0, fact.key)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What is wrong with the facts of a person; counts are of current facts.
-
-    Attributes:
-        facts: All facts, ended ones included.
-        current: Those that are current.
-        duplicates: Those that say what another one says.
-        near_duplicates: Those that share four fifths of their words with another one, duplicates
-            included; `consolidate` merges only those of which it is sure.
-        conflicting: Those beyond the first value of a single-valued attribute.
-        stale: Those that were not confirmed for too long.
-        expired: Those that are over though nothing superseded them.
-        orphaned: Those whose messages cannot be found; None if there was nowhere to look.
-        ungrounded: Those whose messages do not hold 60 % of their words; None likewise.
-    """
-
-    facts: int
-    current: int
-    duplicates: int
-    near_duplicates: int
-    conflicting: int
-    stale: int
-    expired: int
-    orphaned: int | None
-    ungrounded: int | None
-
-    @property
-    def rates(self) -> dict[str, float | None]:
-        """Each count as a share of the current facts, from 0 to 1."""
-        counts = asdict(self)
-        return {
-            name: None if count is None else round(count / self.current, 4) if self.current else 0.0
-            for name, count in counts.items()
-            if name not in {"facts", "current"}
-        }
-
-
-def audit(
-    facts: Sequence[Fact],
-    now: datetime,
-    *,
-    policy: StalenessPolicy | None = None,
-    said: Callable[[str | None, str], str | None] | None = None,
-) -> Audit:
-    """Count what is wrong with the facts of a person.
-
-    Args:
-        facts: All of them.
-        now: The time.
-        policy: Says which are stale.
-        said: Returns the text of a message by thread and id, None if there is no such message. None
-            leaves what needs it uncounted.
-
-    Cost:
-        Near-duplicates are looked for among facts that share three of their rarest words; 10,000
-        facts take about a second.
-    """
-    policy = policy or StalenessPolicy()
-    now = to_utc(now)
-    current = [fact for fact in facts if fact.status == "current"]
-    freshness = Counter(policy.freshness(fact, now) for fact in current)
-    words = Counter(_told(fact, fact.words) for fact in current)
-    values = Counter(
-        (fact.subject, fact.attribute)
-        for fact in current
-        if fact.attribute in SINGLE_VALUED and policy.freshness(fact, now) != "expired"
-    )
-    orphaned = ungrounded = None
-    if said is not None:
-        sources = [[said(f.source.get("thread_id"), i) for i in f.message_ids] for f in current]
-        orphaned = sum(not texts or None in texts for texts in sources)
-        ungrounded = sum(
-            bool(texts) and None not in texts and not _stands_in(fact, texts)
-            for fact, texts in zip(current, sources, strict=True)
-        )
-    return Audit(
-        facts=len(facts),
-        current=len(current),
-        duplicates=sum(n - 1 for n in words.values()),
-        near_duplicates=_near_duplicates(current),
-        conflicting=sum(n - 1 for n in values.values()),
-        stale=freshness["stale"],
-        expired=freshness["expired"],
-        orphaned=orphaned,
-        ungrounded=ungrounded,
-    )
-
-
-def _stands_in(fact: Fact, texts: Sequence[str | None]) -> bool:
-    meant = roots(_WORKED_OUT.sub(" ", fact.text)) - roots(fact.subject) - {"user"}
-    held = set().union(*(roots(text or "") for text in texts))
-    return len(meant & held) >= GROUNDED_SHARE * len(meant)
-
-
-def _near_duplicates(facts: Sequence[Fact]) -> int:
-    """Return how many facts are near copies of an earlier one of the same subject."""
-    statements = [(fact.subject, fact.words) for fact in facts]
-    frequency = Counter(word for _, words in set(statements) for word in set(words.split()))
-    shelves: dict[Any, list[str]] = defaultdict(list)
-    seen: set[tuple[str, str]] = set()
-    copies = 0
-    for subject, words in statements:
-        if (subject, words) in seen:
-            copies += 1
-            continue
-        seen.add((subject, words))
-        told = sorted(set(words.split()), key=lambda word: (frequency[word], word))
-        # Sets that have four fifths in common share three of these rarest words, and all decisive
-        # ones (Wang, Li and Feng 2012, prefixes of adaptive length).
-        shared = min(3, len(told))
-        head = told[: len(told) - math.ceil(NEAR_SHARE * len(told) - 1e-9) + shared]
-        sharp = frozenset(decisive(told))
-        places = [(subject, sharp, some) for some in combinations(head, shared)]
-        copies += any(near_copies(words, other) for place in places for other in shelves[place])
-        for place in places:
-            shelves[place].append(words)
-    return copies

@@ -30,9 +30,9 @@ def source(*ids: str, thread: str = "t") -> dict[str, Any]:
 
 
 def after(facts: list[Fact], **limits: Any) -> dict[str, Fact]:
-    upkeep = consolidate(facts, NOW, **limits)
-    kept = {f.key: f for f in facts} | {f.key: f for f in upkeep.changed}
-    return {key: f for key, f in kept.items() if key not in upkeep.deleted}
+    consolidation = consolidate(facts, NOW, **limits)
+    kept = {f.key: f for f in facts} | {f.key: f for f in consolidation.changed}
+    return {key: f for key, f in kept.items() if key not in consolidation.deleted}
 
 
 def test_near_duplicates_become_one_and_stay_readable() -> None:
@@ -41,8 +41,8 @@ def test_near_duplicates_become_one_and_stay_readable() -> None:
         fact("I live near 14 Linden Street, Leipzig", MAY, "b", source=source("m2")),
         fact("I live near 14 Linden Street in Leipzig", NOW, "c", source=source("x", thread="u")),
     ]
-    upkeep = consolidate(facts, NOW)
-    assert (upkeep.merged, upkeep.deleted) == (2, [])
+    consolidation = consolidate(facts, NOW)
+    assert (consolidation.merged, consolidation.deleted) == (2, [])
     kept = after(facts)
     assert kept["a"].status == "current"
     assert (kept["a"].first_seen, kept["a"].last_confirmed) == (MARCH, NOW)
@@ -176,8 +176,8 @@ def test_a_cap_drops_the_least_recently_confirmed_of_a_kind_but_no_address() -> 
     facts.append(fact("I own a boat", MARCH, "boat", kind="statement"))
     # It has many values, so that it has to be held to the cap as well.
     facts.append(fact("I like jazz", MARCH, "jazz", kind="preference", attribute="taste"))
-    upkeep = consolidate(facts, NOW, max_per_kind=4)
-    assert upkeep.over_cap == 7
+    consolidation = consolidate(facts, NOW, max_per_kind=4)
+    assert consolidation.over_cap == 7
     assert set(after(facts, max_per_kind=4)) == {"k6", "k7", "k8", "k9", "home", "boat"}
 
 
@@ -317,8 +317,8 @@ def test_ten_thousand_facts_are_a_matter_of_seconds(shape: str) -> None:
     facts = [fact(text, key=str(n)) for n, text in enumerate(texts)]
     start = time.perf_counter()
     found = audit(facts, NOW)
-    upkeep = consolidate(facts, NOW, max_per_kind=10_000)
+    consolidation = consolidate(facts, NOW, max_per_kind=10_000)
     assert found.near_duplicates < 100
-    assert upkeep.merged == found.duplicates
+    assert consolidation.merged == found.duplicates
     # Each with each took minutes; the slack is for busy machines.
     assert time.perf_counter() - start < 30
