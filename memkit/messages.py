@@ -7,6 +7,7 @@ tool calls and all of their results; it is kept or dropped as a whole.
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -27,7 +28,7 @@ def id_of(messages: Sequence[BaseMessage], position: int) -> str:
     A state that appends with `operator.add` assigns no ids; since nothing can be removed from such
     a state either, the position is stable.
     """
-    return messages[position].id or f"{position}:{_digest(messages[position])}"
+    return messages[position].id or f"{position}:{digest(messages[position])}"
 
 
 def message_ids(messages: Sequence[BaseMessage]) -> list[str]:
@@ -53,7 +54,8 @@ def position_of(messages: Sequence[BaseMessage], message_id: object) -> int | No
     return None
 
 
-def _digest(message: BaseMessage) -> str:
+def digest(message: BaseMessage) -> str:
+    """Return a digest of what a message says: an edited message is another one."""
     said = f"{message.type}\0{message.content}"
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -182,3 +184,22 @@ def after(messages: Sequence[BaseMessage], cursor: object, recent: object = None
 def ids_before(messages: Sequence[BaseMessage], end: int) -> list[str]:
     """Return ids of a few messages before the last one before `end`."""
     return [id_of(messages, i) for i in range(max(0, end - 1 - _RECENT), end - 1)]
+
+
+def edited_before(
+    messages: Sequence[BaseMessage], end: int, ids: Sequence[Any], digests: Sequence[str]
+) -> int:
+    """Return the position of the first of some messages that says something else now, or `end`.
+
+    Args:
+        messages: The whole history.
+        end: Where to stop.
+        ids: Ids of messages before `end`.
+        digests: What `digest` gave for each.
+    """
+    known = dict(zip(ids, digests, strict=False))
+    for i in range(max(0, end - len(known)), end):
+        before = known.get(id_of(messages, i))
+        if isinstance(messages[i], HumanMessage) and before not in (None, digest(messages[i])):
+            return i
+    return end

@@ -102,6 +102,10 @@ _SAID_OF_ONE = frozenset(
 _ENDS = re.compile(r"[.!?,;:)'’*_]*(?:\s*\Z|\n| (?:and|but|so|for|on|at)\b|(?<=[.!?,;:]) )")
 
 
+TOKEN = re.compile(r"[^\W_]+")
+"""A word of a secret, see `secret_words`."""
+
+
 @dataclass(frozen=True)
 class Secret:
     """A stretch of a text that is not to be kept.
@@ -131,6 +135,15 @@ def find_secrets(text: str) -> list[Secret]:
             break
         found = wider
     return found
+
+
+def secret_words(text: str) -> set[str]:
+    """Return the words of a text's secrets, in lower case: where they stand, the secret does.
+
+    Words of one to three letters are left out, which stand anywhere.
+    """
+    found = (TOKEN.findall(text[s.start : s.end].lower()) for s in find_secrets(text))
+    return {w for words in found for w in words if len(w) > 3 or any(c.isdigit() for c in w)}
 
 
 def redacted(text: str) -> str:

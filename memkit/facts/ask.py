@@ -37,7 +37,7 @@ def _text(value: Any) -> Any:
     return value
 
 
-Optional = Annotated[str | None, BeforeValidator(_text)]
+MaybeText = Annotated[str | None, BeforeValidator(_text)]
 Ids = Annotated[list[str], BeforeValidator(_ids)]
 
 
@@ -45,13 +45,13 @@ class ProposedFact(BaseModel):
     """One fact as the model states it."""
 
     text: str = Field(description="One plain sentence in the third person.")
-    kind: Optional = Field(default=None, description="One word, e.g. address or preference.")
-    subject: Optional = Field(default=None, description="Whom it is about.")
-    attribute: Optional = Field(default=None, description="Only if single-valued.")
-    valid_from: Optional = Field(default=None, description="Since when it holds: an ISO date.")
-    valid_to: Optional = Field(default=None, description="Until when it held: an ISO date.")
+    kind: MaybeText = Field(default=None, description="One word, e.g. address or preference.")
+    subject: MaybeText = Field(default=None, description="Whom it is about.")
+    attribute: MaybeText = Field(default=None, description="Only if single-valued.")
+    valid_from: MaybeText = Field(default=None, description="Since when it holds: an ISO date.")
+    valid_to: MaybeText = Field(default=None, description="Until when it held: an ISO date.")
     message_ids: Ids = Field(description="Ids of the messages that state it.")
-    replaces: Optional = Field(default=None, description="Id of the known fact it outdates.")
+    replaces: MaybeText = Field(default=None, description="Id of the known fact it outdates.")
 
 
 class Retraction(BaseModel):
@@ -157,7 +157,7 @@ def _kind(schema: type[BaseModel]) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", schema.__name__).lower()
 
 
-def question(
+def extraction_prompt(
     said: Sequence[Said], *, user: str, known: Sequence[Fact] = (), schemas: Schemas | None = None
 ) -> list[BaseMessage]:
     """Return the prompt: the messages by number, with their dates, and known facts as K1, K2."""
@@ -246,12 +246,15 @@ def _json_of(text: str) -> Any:
 
 
 def cited(ids: Collection[str], said: Sequence[Said]) -> list[Said]:
-    """Return the citable messages that a fact names by number or id, in their order."""
+    """Return the citable messages that a fact names by number or id, in their order.
+
+    A number is the one that the prompt shows, also where messages have numbers for ids.
+    """
     wanted = set(ids)
     return [
         each
         for n, each in enumerate(said, 1)
-        if each.citable and (str(n) in wanted or each.id in wanted)
+        if each.citable and ({str(n), "" if each.id.isdecimal() else each.id} & wanted)
     ]
 
 

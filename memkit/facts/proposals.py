@@ -1,13 +1,11 @@
 """From what was said, or what a model made of it, to facts with their sources. Pure."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
 from memkit.effects import stable_key
@@ -21,11 +19,12 @@ from memkit.facts.ask import (
     named,
 )
 from memkit.facts.dates import dated, interval, moments, read_date
-from memkit.facts.gates import GATES, judge, takes_back
+from memkit.facts.gates import GATES, Verdict, judge, takes_back
 from memkit.facts.model import Fact
-from memkit.facts.rules import Statement, statements
-from memkit.messages import speaker_of, text_of
-from memkit.secrets import find_secrets
+from memkit.facts.rules import Statement, classify, is_past, reads_as, statements
+from memkit.facts.values import names_attribute
+from memkit.messages import digest, speaker_of, text_of
+from memkit.secrets import TOKEN, find_secrets, secret_words
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,11 @@ class Origin:
         said = [digest(each.message) for each in cites]
         return stable_key(self.version, self.thread_id, *ids, *said, n)
 
-    def fact(self, cites: Sequence[Said], n: object, **what: Any) -> Fact:
+    def fact(self, cites: Sequence[Said], n: object, text: str, **what: Any) -> Fact:
         """Return the n-th fact that these messages state."""
         last = cites[-1]
         return Fact(
+            text.replace("\0", ""),  # Postgres keeps none
             **what,
             subject=speaker_of(last.message),
             first_seen=last.at,
@@ -58,11 +58,6 @@ class Origin:
             },
             key=self.key(cites, n),
         )
-
-
-def digest(message: BaseMessage) -> str:
-    """Return a digest of what a message says: an edited message is another one."""
-    return hashlib.sha256(text_of(message).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 @dataclass
@@ -132,8 +127,7 @@ def _as_stated(each: Said, told: Statement, origin: Origin, n: int) -> Fact:
     if told.action == "retract":
         since, until = None, until or each.at
     elif told.past and until is None:
-        # "I used to live in Berlin" was over when it was said, whenever that was.
-        until = each.at - timedelta(seconds=1)
+        until = _just_before(each.at)
     text = dated(told.text, each.at)
     return origin.fact(
         [each],
@@ -183,6 +177,9 @@ def from_reply(
     found = Proposals(read=[each for each in said if each.citable])
     found.refused["malformed"] += reply.malformed
     speakers = {speaker_of(each.message) for each in said}
+    secret: set[str] = set()
+    if "secrets" in gates:
+        secret = set().union(*(secret_words(text_of(each.message)) for each in said))
     ordinals: Counter[tuple[str, ...]] = Counter()
     for proposal, details in reply.facts:
         cites = cited(proposal.message_ids, said)
@@ -198,18 +195,14 @@ def from_reply(
         except ValidationError:
             found.refused["malformed"] += 1
             continue
-        if "secrets" in gates and find_secrets(f"{proposal.kind} {data}"):
+        # Said in other words a secret is one still: "the alarm is 4711".
+        told = f"{proposal.text} {proposal.kind} {data}"
+        if "secrets" in gates and (find_secrets(told) or secret & set(TOKEN.findall(told.lower()))):
             found.refused["secrets"] += 1
             continue
-        fact = _believed(proposal, data, cites, origin, n, schemas)
+        fact = _believed(proposal, data, cites, verdict, origin, n, schemas)
         outdated = named(proposal.replaces, known)
-        found.facts.append(
-            fact.changed(
-                confidence=round(verdict.grounded, 2),
-                attribute=None if verdict.about_another else fact.attribute,
-                supersedes=outdated.key if outdated else None,
-            )
-        )
+        found.facts.append(fact.changed(supersedes=outdated.key if outdated else None))
     for n, entry in enumerate(reply.retracted):
         taken = _believed_retraction(entry, said, known, origin, n)
         if taken is None:
@@ -223,18 +216,20 @@ def _believed(  # noqa: PLR0917 - what a fact is made of
     proposal: ProposedFact,
     data: dict[str, Any],
     cites: Sequence[Said],
+    verdict: Verdict,
     origin: Origin,
     n: int,
     schemas: Schemas,
 ) -> Fact:
     at = cites[-1].at
     kind = _word(proposal.kind) or "statement"
-    attribute = kind if kind in schemas.by_kind else _word(proposal.attribute)
     since, until = interval(proposal.text, at)
     # A date that a model gives is believed where somebody spoke of a time.
     if any(moments(text_of(each.message), each.at) for each in cites):
         since = read_date(proposal.valid_from, at) or since
         until = read_date(proposal.valid_to, at) or until
+    if until is None and any(is_past(part.said) for part in verdict.basis[:1]):
+        until = _just_before(at)
     if since is not None and until is not None and until <= since:
         since = None
     return origin.fact(
@@ -242,11 +237,38 @@ def _believed(  # noqa: PLR0917 - what a fact is made of
         n,
         text=dated(proposal.text.strip(), at),
         kind=kind,
-        attribute=attribute if attribute in schemas.single_valued else None,
+        attribute=_attribute(proposal, kind, verdict, schemas),
+        confidence=round(verdict.grounded, 2),
         data=data,
         valid_from=since,
         valid_to=until,
     )
+
+
+def _attribute(proposal: ProposedFact, kind: str, verdict: Verdict, schemas: Schemas) -> str | None:
+    """Return the attribute of a proposal, None where nobody told it of the speaker.
+
+    With a wrong one "I met Tom" would end the person's own name.
+    """
+    if kind in schemas.by_kind:
+        return kind if kind in schemas.single_valued else None
+    attribute = _word(proposal.attribute)
+    if verdict.about_another or attribute not in schemas.single_valued:
+        return None
+    own = [part.said for part in verdict.basis if part.is_first_person]
+    # A short answer ("At 14 Linden Street") tells what was asked for.
+    told = not own or any(reads_as(s, attribute) or _names(s, attribute) for s in own)
+    return attribute if told else None
+
+
+def _names(said: str, attribute: str) -> bool:
+    """Return whether what no rule can read has a word for an attribute: "I relocated to Bonn"."""
+    return classify(said) == ("statement", None) and names_attribute(said, attribute)
+
+
+def _just_before(at: datetime) -> datetime:
+    """Return the end of what was over when it was said, whenever that was."""
+    return at - timedelta(seconds=1)
 
 
 def _believed_retraction(

@@ -310,6 +310,21 @@ def classify(sentence: str) -> tuple[str, str | None]:
     return next(found, ("statement", None))
 
 
+def reads_as(clause: str, attribute: str) -> bool:
+    """Return whether the rules give an attribute anywhere in a first-person clause, now or then."""
+    own = outside_quotations(clause)
+    given = [stated for (_, gives), stated in _KINDS.items() if gives == attribute]
+    parts = [_as_present(part)[0] for part in coordinated(own)]
+    # A sentence may give as a whole what none of its parts does: "I've lived in Kiel and so on".
+    return _told(clause)[1] == attribute or any(g.search(part) for part in parts for g in given)
+
+
+def is_past(clause: str) -> bool:
+    """Return whether a first-person clause tells what is over, and not also what holds instead."""
+    told = {_told(part) for part in coordinated(clause)}
+    return any(past and (kind, attribute, False) not in told for kind, attribute, past in told)
+
+
 def _read(said: str, verdict: str) -> Iterator[Statement]:
     """Yield what one clause states or takes back."""
     if verdict in {"instruction", "question"} and (forgotten := _forgotten(said)) is not None:
@@ -338,14 +353,19 @@ def _apart(said: str) -> list[str]:
 
 def _told(said: str) -> tuple[str, str | None, bool]:
     """Return the kind and the attribute of what is stated, and whether it is over."""
-    own = outside_quotations(said)
+    own, past = _as_present(outside_quotations(said))
+    kind, attribute = classify(own)
+    # What merely happened is over, too, but stays true.
+    return kind, attribute, past and (attribute is not None or kind in _LASTING)
+
+
+def _as_present(own: str) -> tuple[str, bool]:
+    """Return what is over in the words of what holds, and whether it is over."""
     past = _PAST.search(own) is not None
     if past:
         for then, now in _PRESENT:
             own = then.sub(now, own)
-    kind, attribute = classify(own)
-    # What merely happened is over, too, but stays true.
-    return kind, attribute, past and (attribute is not None or kind in _LASTING)
+    return own, past
 
 
 def _stated(said: str) -> Iterator[Statement]:

@@ -2,9 +2,9 @@
 
 import re
 
-from memkit.facts.model import Fact
+from memkit.facts.model import SINGLE_VALUED, Fact
 from memkit.facts.sameness import NEGATIONS, stem
-from memkit.words import STOP_WORDS, content_words
+from memkit.words import STOP_WORDS, content_words, roots
 
 # Words that say which attribute is meant, not which value it has.
 _FRAME = {
@@ -25,6 +25,22 @@ _WHEN = re.compile(
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|year|month|week|day|today|yesterday|ago|last|next"
     r"|since|until|till|\d{4}(?:-\d\d(?:-\d\d)?)?"
 )
+
+
+# Words that name an attribute, of those that are told in ways beyond counting.
+_NAMES = {
+    "home_address": "live move relocate settle address home",
+    "job": "job occupation profession career position",
+    "employer": "employer company job join hire",
+    "birthday": "birthday born",
+    "marital_status": "marry wedding divorce wife husband spouse",
+}
+
+
+def names_attribute(text: str, attribute: str) -> bool:
+    """Return whether a text has a word for an attribute; of a custom one it need not."""
+    known = _NAMES.get(attribute)
+    return attribute not in SINGLE_VALUED if known is None else bool(roots(text) & roots(known))
 
 
 def value_of(fact: Fact) -> set[str]:

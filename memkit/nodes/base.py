@@ -14,7 +14,15 @@ from langgraph.store.base import BaseStore
 
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
-from memkit.messages import after, id_of, ids_before, now_of, turn_start_at
+from memkit.messages import (
+    after,
+    digest,
+    edited_before,
+    id_of,
+    ids_before,
+    now_of,
+    turn_start_at,
+)
 from memkit.namespaces import PLACEHOLDER, escape_label
 from memkit.view import RECALLED_ID, SUMMARY_ID
 
@@ -27,6 +35,11 @@ READ_CHANNEL = "__pregel_read"
 CHECKPOINTER = "__pregel_checkpointer"
 READERS = ("extract", "record")
 """The entries of nodes that read a message once: until then it must stay in the history."""
+
+
+def entry_of(reader: str, namespace: Sequence[str], usual: Sequence[str]) -> str:
+    """Return the entry of a reader; two that write to different places have their own."""
+    return reader if namespace == usual else f"{reader}:{'/'.join(namespace)}"
 
 
 @dataclass(frozen=True)
@@ -241,21 +254,29 @@ class MemoryNode(Runnable[Any, Update]):
     def unread(self, visit: Visit, entry: str, messages: Sequence[BaseMessage]) -> int:
         """Return the position behind the last message that the node of this entry has read.
 
-        Where that message was removed, the latest of the few before it counts.
+        Where that message was removed, the latest of the few before it counts; where one of them
+        was edited, that one.
         """
         cursor = self.cursor(visit, entry)
-        return after(messages, cursor.get("through_id"), cursor.get("recent"))
+        through, recent = cursor.get("through_id"), cursor.get("recent") or []
+        end = after(messages, through, recent)
+        return edited_before(messages, end, [*recent, through], cursor.get("digests") or [])
 
     def read_through(
         self, visit: Visit, entry: str, messages: Sequence[BaseMessage], end: int
     ) -> Update:
         """Return the update that says that the messages before `end` are read."""
-        place = {"through_id": id_of(messages, end - 1), "recent": ids_before(messages, end)}
+        recent = ids_before(messages, end)
+        place = {
+            "through_id": id_of(messages, end - 1),
+            "recent": recent,
+            "digests": [digest(message) for message in messages[end - 1 - len(recent) : end]],
+        }
         return self.with_cursor(visit, entry, place)
 
     def read_by_all(self, visit: Visit, messages: Sequence[BaseMessage], limit: int) -> int:
         """Return the start of the last turn up to `limit` before which every reader has read."""
-        readers = [entry for entry in READERS if entry in self.cursors(visit)]
+        readers = [entry for entry in self.cursors(visit) if entry.partition(":")[0] in READERS]
         read = [self.unread(visit, entry, messages) for entry in readers]
         return limit if min([limit, *read]) == limit else turn_start_at(messages, min(read))
 

@@ -8,41 +8,34 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
-from langgraph.errors import GraphBubbleUp
 from langgraph.store.base import GetOp, Op, PutOp, SearchOp
 from pydantic import BaseModel
 
-from memkit.effects import AskModel, Body, StoreBatch, stable_key
+from memkit.effects import Body, StoreBatch, stable_key
 from memkit.errors import ConfigError
 from memkit.factbook import FactBook
 from memkit.facts import Change, Fact, reconcile
-from memkit.facts.ask import (
-    Reply,
-    Said,
-    Schemas,
-    UnreadableReply,
-    in_text,
-    question,
-    read_reply,
-)
+from memkit.facts.ask import Said, Schemas, extraction_prompt
 from memkit.facts.gates import GATES, check_gates
-from memkit.facts.proposals import Origin, Proposals, digest, from_reply, from_statements
-from memkit.messages import id_of, said_at, text_of
+from memkit.facts.proposals import Origin, Proposals, from_reply, from_statements
+from memkit.messages import digest, id_of, said_at, text_of
 from memkit.namespaces import FACTS_NAMESPACE, check_namespace
 from memkit.nodes.base import (
     MemoryNode,
     Update,
     Visit,
     check_count,
+    entry_of,
     resolve_model,
     said_by_person,
     said_by_someone,
 )
+from memkit.nodes.structured import NoReply, StructuredModel
 from memkit.secrets import redacted
 
 _log = logging.getLogger(__name__)
 
-_METHODS = ("json_schema", "function_calling", "text")
+_TRIES = 3  # of a single message that the model refuses
 _QUERY_CHARS = 2_000  # of the new messages; what is searched for is their subject
 
 
@@ -61,7 +54,12 @@ class FactExtractor(MemoryNode):
     write, under keys that are the same for the same messages.
 
     A model call that fails, or a reply that cannot be read, leaves cursor and store as they were;
-    the next turn tries again.
+    the next turn tries again. Of messages that the model refuses (it answers with something else,
+    or with an error about them) it is then shown half as many, until one is left; that one is
+    passed over after three refusals.
+
+    A message that was edited under its id is read again, if it is one of the last few; what its
+    former words said stays known until the new ones supersede it, or you retract it.
 
     Args:
         model: A chat model, a name for `init_chat_model`, or None to keep the person's own
@@ -79,11 +77,13 @@ class FactExtractor(MemoryNode):
         kwargs: See MemoryNode.
 
     State:
-        Reads messages, memory; writes `memory["extract"]`.
+        Reads messages, memory; writes `memory["extract"]`, with another namespace than the usual
+        one `memory["extract:<namespace>"]`.
 
     Events:
         `{"memkit": "FactExtractor", "add", "confirm", "supersede", "retract", "refused"}`: counts,
-        the last one per gate; or `{…, "failed": reason}`.
+        the last one per gate; or `{…, "failed": reason}`, with `"passed_over": 1`
+        for a message that is given up.
 
     Cost:
         With a model one call per visit that has new human messages. Of the store one `batch` to
@@ -125,7 +125,8 @@ class FactExtractor(MemoryNode):
         self.known_facts = known_facts
         self.batch_chars = batch_chars
         self.version = version
-        self._lacking: set[str] = set()
+        self._asks = StructuredModel(self.model, self.schemas)
+        self.entry = entry_of("extract", self.namespace, FACTS_NAMESPACE)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -135,13 +136,13 @@ class FactExtractor(MemoryNode):
     def body(self, visit: Visit) -> Body[Update]:
         """Propose facts, look up what they touch, write what changes."""
         messages = self.messages(visit)
-        begin = self.unread(visit, "extract", messages)
+        begin = self.unread(visit, self.entry, messages)
         if begin == len(messages):
             return {}
         book = FactBook(visit.store, visit.namespace(self.namespace), clock=self.clock)
-        end = len(messages) if self.model is None else self._one_call(messages, begin)
+        end = len(messages) if self.model is None else self._one_call(visit, messages, begin)
         said = [self._said(messages, i) for i in range(begin, end) if said_by_someone(messages[i])]
-        done = self.read_through(visit, "extract", messages, end)
+        done = self.read_through(visit, self.entry, messages, end)
         if not any(each.citable for each in said):
             return done
         origin = Origin(visit.thread_id, visit.checkpoint_id, self.version)
@@ -149,12 +150,10 @@ class FactExtractor(MemoryNode):
             before = self._last_person(messages, begin)
             proposals = from_statements(said, origin, before=before, gates=self.gates)
         else:
-            asked = yield from self._asked(visit, book, said, origin)
-            if asked is None:
-                cursor = self.cursor(visit, "extract")
-                failures = cursor.get("failures", 0) + 1
-                return self.with_cursor(visit, "extract", {**cursor, "failures": failures})
-            proposals = asked
+            try:
+                proposals = yield from self._asked(visit, book, said, origin)
+            except NoReply as failure:
+                return self._after(failure, visit, said, done)
         changes = yield from self._write(book, proposals, origin, self.now(messages))
         counts = Counter(change.action for change in changes)
         visit.emit(
@@ -180,22 +179,49 @@ class FactExtractor(MemoryNode):
                 return self._said(messages, i)
         return None
 
-    def _one_call(self, messages: Sequence[BaseMessage], begin: int) -> int:
+    def _one_call(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:
         """Return where the messages of one model call end: at least one, the rest on later turns.
 
-        After an outage the backlog so never outgrows the model's window.
+        After an outage the backlog so never outgrows the model's window; after a refusal they are
+        fewer, to find the one that is refused.
         """
-        size = 0
+        most = self.cursor(visit, self.entry).get("most", len(messages))
+        size = people = 0
         for i in range(begin, len(messages)):
             size += len(text_of(messages[i]))
-            if size > self.batch_chars and i > begin:
+            people += said_by_person(messages[i])
+            if i > begin and (size > self.batch_chars or people > most):
                 return i
         return len(messages)
 
+    def _after(self, failure: NoReply, visit: Visit, said: Sequence[Said], done: Update) -> Update:
+        """Return the update after a call that gave nothing: the next turn tries again.
+
+        Of messages that the model refuses it then reads half as many, and passes over a single one
+        that it refused time and again.
+        """
+        cursor = self.cursor(visit, self.entry)
+        people = sum(each.citable for each in said)
+        refusals = cursor.get("refusals", 0) + 1 if failure.is_refusal and people == 1 else 0
+        if refusals == _TRIES:
+            _log.warning("passed over a message that the model refused: %s", failure)
+            visit.emit(failed=str(failure), passed_over=1)
+            return done
+        _log.warning("no facts were taken down, the next turn tries again: %s", failure)
+        visit.emit(failed=str(failure))
+        again = {**cursor, "failures": cursor.get("failures", 0) + 1, "refusals": refusals}
+        if failure.is_refusal and people > 1:
+            again["most"] = max(1, people // 2)
+        return self.with_cursor(visit, self.entry, again)
+
     def _asked(
         self, visit: Visit, book: FactBook, said: Sequence[Said], origin: Origin
-    ) -> Body[Proposals | None]:
-        """Ask the model about the messages that were not read yet; None if that failed."""
+    ) -> Body[Proposals]:
+        """Ask the model about the messages that were not read yet.
+
+        Raises:
+            NoReply: It gave no list of facts.
+        """
         humans = [each for each in said if each.citable]
         query = redacted("\n".join(text_of(each.message) for each in humans))[-_QUERY_CHARS:]
         near = SearchOp(
@@ -211,52 +237,9 @@ class FactExtractor(MemoryNode):
         if not any(each.citable for each in said):
             return Proposals()
         known = book.facts_of(items)
-        prompt = question(said, user="the user", known=known, schemas=self.schemas)
-        try:
-            reply = yield from self._ask(visit, prompt)
-        except GraphBubbleUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
-            reason = redacted(str(error))  # it may quote the reply
-            _log.warning("no facts were taken down, the next turn tries again: %s", reason)
-            visit.emit(failed=reason)
-            return None
+        prompt = extraction_prompt(said, user="the user", known=known, schemas=self.schemas)
+        reply = yield from self._asks.ask(prompt, visit.config)
         return from_reply(reply, said, known, origin, schemas=self.schemas, gates=self.gates)
-
-    def _ask(self, visit: Visit, prompt: list[BaseMessage]) -> Body[Reply]:
-        """Ask by JSON schema, by tool call where a model lacks that, else in its text."""
-        config = {**visit.config, "tags": [*(visit.config.get("tags") or []), "nostream"]}
-        lacking: set[str] = set()
-        for method in _METHODS:
-            if method in self._lacking:
-                continue
-            try:
-                model, shown = self.model, prompt
-                if method == "text":
-                    shown = [*prompt, in_text(self.schemas)]
-                else:
-                    model = model.with_structured_output(
-                        self.schemas.reply, method=method, include_raw=True
-                    )
-                answer = yield AskModel(model, shown, config)  # type: ignore[arg-type]
-            except Exception as error:
-                if method == "text" or not _lacks_schemas(error):
-                    raise
-                lacking.add(method)
-                continue
-            if isinstance(answer, dict) and "raw" in answer:
-                answer = answer.get("parsed") or answer["raw"]
-            try:
-                reply = read_reply(answer)
-            except UnreadableReply:
-                if method == "function_calling":
-                    # Small models call no tool; the next turn asks for text.
-                    self._lacking |= {*lacking, method}
-                raise
-            # What failed is known to be lacking once something else has worked.
-            self._lacking |= lacking
-            return reply
-        raise AssertionError  # pragma: no cover - "text" returns or raises
 
     def _write(
         self, book: FactBook, proposals: Proposals, origin: Origin, now: datetime
@@ -284,7 +267,9 @@ class FactExtractor(MemoryNode):
                 fact.key for fact, item in zip(stated, answers[len(marks) :], strict=False) if item
             ]
             ids = {each.id for each in unread}
-            fresh = [f for f in stated if f.key not in written and ids.issuperset(f.message_ids)]
+            fresh = [
+                f for f in stated if f.key not in written and not ids.isdisjoint(f.message_ids)
+            ]
             changes = reconcile(
                 book.found(answers[ahead:]),
                 fresh,
@@ -317,10 +302,3 @@ def _touched(book: FactBook, stated: Sequence[Fact]) -> list[Op]:
     wanted = {("attribute", f.subject, f.attribute) for f in stated if f.attribute}
     wanted |= {("words", f.subject, f.words) for f in stated if not f.supersedes}
     return [book.current(subject=s, **{name: value}) for name, s, value in sorted(wanted)]
-
-
-def _lacks_schemas(error: Exception) -> bool:
-    """Return whether a model, or the server behind it, cannot answer by a JSON schema."""
-    if getattr(error, "status_code", None) in (400, 404, 422):
-        return True
-    return isinstance(error, NotImplementedError | ValueError | TypeError | AttributeError)

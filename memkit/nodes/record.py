@@ -8,7 +8,14 @@ from langgraph.store.base import PutOp
 from memkit.effects import Body, stable_key, write
 from memkit.messages import id_of, said_at, speaker_of, text_of
 from memkit.namespaces import TURNS_NAMESPACE, check_namespace
-from memkit.nodes.base import MemoryNode, Update, Visit, check_type, said_by_someone
+from memkit.nodes.base import (
+    MemoryNode,
+    Update,
+    Visit,
+    check_type,
+    entry_of,
+    said_by_someone,
+)
 from memkit.secrets import redacted
 
 
@@ -43,6 +50,7 @@ class TurnRecorder(MemoryNode):
         self.namespace = check_namespace(namespace)
         check_type("redact", redact, bool)
         self.redact = redact
+        self.entry = entry_of("record", self.namespace, TURNS_NAMESPACE)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -52,7 +60,7 @@ class TurnRecorder(MemoryNode):
     def body(self, visit: Visit) -> Body[Update]:
         """Write the messages behind the cursor."""
         messages = self.messages(visit)
-        begin = self.unread(visit, "record", messages)
+        begin = self.unread(visit, self.entry, messages)
         if begin == len(messages):
             return {}
         store = visit.store
@@ -69,7 +77,7 @@ class TurnRecorder(MemoryNode):
             message_id = id_of(messages, i)
             at = (said_at(message) or self.now(messages)).isoformat()
             value = {
-                "text": f"{speaker_of(message)}: {text}",
+                "text": f"{speaker_of(message)}: {text}".replace("\0", ""),  # Postgres keeps none
                 "kind": "turn",
                 "speaker": speaker_of(message),
                 "last_updated": at,
@@ -80,4 +88,4 @@ class TurnRecorder(MemoryNode):
             )
         yield from write(store, puts)
         visit.emit(recorded=len(puts), redacted=changed)
-        return self.read_through(visit, "record", messages, len(messages))
+        return self.read_through(visit, self.entry, messages, len(messages))

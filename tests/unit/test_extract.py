@@ -1,6 +1,7 @@
 """FactExtractor with scripted models: what is believed, and that nothing is written twice."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from tests.graphs import config, said
 from tests.scripted import ScriptedModel, facts_reply
 
 FACTS = ("users", "ann@example%2Ecom", "facts")
+HARBOUR = "I moved to 3 Harbour Road in Hamburg."
 MOVED = {
     "text": "The user moved to 3 Harbour Road in Hamburg.",
     "kind": "address",
@@ -176,6 +178,112 @@ def test_a_backlog_is_read_in_calls_of_bounded_size() -> None:
     assert len(asked) == 3
     assert all(len(text) < 500 for text in asked)
     assert all(sum(f"message {n} " in text for text in asked) == 1 for n in range(9))
+
+
+def test_a_message_that_the_model_refuses_holds_up_nothing_for_ever() -> None:
+    def answer(prompt: Any) -> AIMessage:
+        shown = str(prompt[1].content)
+        if "poison" in shown:
+            return AIMessage("I cannot help with that.")
+        moved = re.search(r"\[(\d)\][^\n]*Hamburg", shown)
+        return facts_reply(*([{**MOVED, "message_ids": [moved[1]]}] if moved else []))
+
+    store = InMemoryStore()
+    graph = graph_with(ScriptedModel(answer), store)
+    said_by_ann = ["one", "two", "poison", "four", "five"]
+    graph.invoke({"messages": [HumanMessage(text) for text in said_by_ann]}, config("t"))
+    graph.invoke({"messages": [HumanMessage("I moved to 3 Harbour Road in Hamburg.")]}, config("t"))
+    events = []
+    for _ in range(12):
+        events += list(graph.stream({"messages": []}, config("t"), stream_mode="custom"))
+    values = graph.get_state(config("t")).values
+    assert values["memory"]["extract"]["through_id"] == values["messages"][-1].id
+    assert sum(event.get("passed_over", 0) for event in events) == 1
+    assert [f.value["text"] for f in store.search(FACTS)] == [MOVED["text"]]
+
+
+def test_an_outage_passes_over_nothing() -> None:
+    down = True
+
+    def answer(_: Any) -> AIMessage:
+        if down:
+            raise TimeoutError("slow")
+        return facts_reply(MOVED)
+
+    store = InMemoryStore()
+    graph = graph_with(ScriptedModel(answer), store)
+    graph.invoke({"messages": [HumanMessage("I moved to 3 Harbour Road in Hamburg.")]}, config("t"))
+    for _ in range(9):
+        graph.invoke({"messages": []}, config("t"))
+    down = False
+    graph.invoke({"messages": []}, config("t"))
+    assert [f.value["text"] for f in store.search(FACTS)] == [MOVED["text"]]
+
+
+@pytest.mark.parametrize("model", [None, ScriptedModel(lambda _: facts_reply())])
+def test_an_edited_message_is_read_again(model: Any) -> None:
+    store = InMemoryStore()
+    graph = graph_with(model, store)
+    for n, text in enumerate(["I live at 14 Linden Street.", "Thanks!", "Bye!"]):
+        graph.invoke({"messages": [HumanMessage(text, id=f"m{n}")]}, config("t"))
+    shown = len(model.prompts) if model else 0
+    graph.invoke({"messages": [HumanMessage("I live at 41 Linden Street.", id="m0")]}, config("t"))
+    if model is None:
+        assert statuses(store) == {
+            "I live at 14 Linden Street.": "superseded",
+            "I live at 41 Linden Street.": "current",
+        }
+    else:
+        assert len(model.prompts) == shown + 1
+        assert "41 Linden" in str(model.prompts[-1][1].content)
+        assert "Thanks!" not in str(model.prompts[-1][1].content)
+
+
+def test_two_extractors_in_one_graph_do_not_share_a_cursor() -> None:
+    store = InMemoryStore()
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("own", FactExtractor(None))
+    builder.add_node("team", FactExtractor(None, namespace=("teams", "red", "facts")))
+    builder.add_edge(START, "own")
+    builder.add_edge("own", "team")
+    graph = builder.compile(checkpointer=InMemorySaver(), store=store)
+    graph.invoke({"messages": [HumanMessage("I love green tea.")]}, config("t"))
+    assert len(store.search(FACTS)) == len(store.search(("teams", "red", "facts"))) == 1
+
+
+def test_a_fact_of_two_messages_survives_that_another_worker_read_one_of_them() -> None:
+    """Two workers on one thread, the second with a message more."""
+    store = InMemoryStore()
+    first = said("I moved to 3 Harbour Road.", "05-01", id="m1")
+    second = said("That is in Hamburg, I moved there for my job.", "05-01", id="m2")
+    both = {**MOVED, "message_ids": ["1", "2"]}
+
+    def meanwhile(_: Any) -> AIMessage:
+        # The other worker is done with the first message while this one asks the model.
+        graph_with(ScriptedModel(lambda _: facts_reply()), store).invoke(
+            {"messages": [first]}, config("t")
+        )
+        return facts_reply(both)
+
+    graph_with(ScriptedModel(meanwhile), store).invoke({"messages": [first, second]}, config("t"))
+    assert [f.value["text"] for f in store.search(FACTS)] == [MOVED["text"]]
+
+
+def test_numbers_for_ids_are_not_taken_for_the_numbers_of_the_prompt() -> None:
+    store = InMemoryStore()
+    messages = [HumanMessage("Hello there, how are you?", id="2"), said(HARBOUR, "05-01", id="1")]
+    for cited, expected in (("2", ["1"]), ("1", [])):
+        store = InMemoryStore()
+        model = ScriptedModel(lambda _, c=cited: facts_reply({**MOVED, "message_ids": [c]}))  # type: ignore[misc]
+        graph_with(model, store).invoke({"messages": messages}, config("t"))
+        found = [f.value["source"]["message_ids"] for f in store.search(FACTS)]
+        assert found == ([expected] if expected else [])
+
+
+def test_nul_characters_are_left_out() -> None:
+    store = InMemoryStore()
+    graph_with(None, store).invoke({"messages": [HumanMessage("I love \0green tea.")]}, config("t"))
+    assert [f.value["text"] for f in store.search(FACTS)] == ["I love green tea."]
 
 
 def test_a_model_without_schemas_is_asked_in_words() -> None:

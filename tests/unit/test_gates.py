@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from memkit import FactExtractor
 from memkit.errors import ConfigError
-from memkit.facts import Fact
+from memkit.facts import Fact, reconcile
 from memkit.facts.ask import (
     ProposedFact,
     Reply,
@@ -17,7 +17,7 @@ from memkit.facts.ask import (
     Said,
     Schemas,
     UnreadableReply,
-    question,
+    extraction_prompt,
     read_reply,
 )
 from memkit.facts.gates import GATES, judge
@@ -106,6 +106,31 @@ def test_each_gate_keeps_its_junk_out_and_can_be_switched_off(
     assert refused(text, said(message), gates=()) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "passes"),
+    [
+        ("The user lives in Bonn.", "I work in Kiel and my boss Tom lives in Bonn.", False),
+        (
+            "The user's boss Tom lives in Bonn.",
+            "I work in Kiel and my boss Tom lives in Bonn.",
+            True,
+        ),
+        ("The user lives in Bonn.", "I live in Kiel and Tom lives in Bonn.", False),
+        ("The user lives in Kiel.", "I live in Kiel and Tom lives in Bonn.", True),
+        ("The user lives in Kiel.", "I do not live in Bonn, but I live in Kiel.", True),
+        ("The user lives in Bonn.", "I do not live in Bonn, but I live in Kiel.", False),
+        ("The user works in Bonn.", "I work with Ann, who works in Bonn.", False),
+        ("The user likes coffee.", "Coffee is what I like.", True),
+        ("The user started a new job.", "Today is the first day of my new job, I started.", True),
+        ("The user's dog is red.", "I have a dog. It is red.", True),
+    ],
+)
+def test_the_part_of_a_sentence_counts_that_says_so(
+    text: str, message: str, *, passes: bool
+) -> None:
+    assert (refused(text, said(message)) is None) is passes
+
+
 def test_a_short_answer_to_a_question_is_the_persons_own() -> None:
     text, words = "The user lives at 14 Linden Street.", "At 14 Linden Street, lives nobody else."
     assert refused(text, said(words)) == "own"
@@ -182,6 +207,62 @@ def test_a_relative_date_is_resolved_against_the_message() -> None:
     assert "2026-05-11" in fact.text
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "attribute", "kept"),
+    [
+        ("The user lives in Bonn.", "I live in Bonn.", "home_address", True),
+        ("The user met Tom Berg.", "I met Tom Berg.", "name", False),
+        ("The user works in Bonn.", "I work in Bonn.", "home_address", False),
+        ("The user's e-mail is a@b.de.", "My work e-mail is a@b.de.", "email", False),
+        ("The user volunteers at the zoo.", "I also volunteer at the zoo.", "job", False),
+        ("The user is a nurse.", "I'm a nurse.", "job", True),
+        ("The user is called Ann.", "Call me Ann!", "name", True),
+    ],
+)
+def test_an_attribute_that_nobody_told_is_not_believed(
+    text: str, message: str, attribute: str, *, kept: bool
+) -> None:
+    stated = {"text": text, "kind": "statement", "attribute": attribute, "message_ids": [1]}
+    (fact,) = proposals(reply(stated), said(message)).facts
+    assert fact.attribute == (attribute if kept else None)
+
+
+def test_a_short_answer_has_the_attribute_that_was_asked_for() -> None:
+    stated = {
+        "text": "The user lives at 14 Linden Street.",
+        "attribute": "home_address",
+        "message_ids": [1],
+    }
+    answer = said("At 14 Linden Street, lives nobody else.", answers=True)
+    (fact,) = proposals(reply(stated), answer).facts
+    assert fact.attribute == "home_address"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "past"),
+    [
+        ("The user lived in Bonn.", "I used to live in Bonn.", True),
+        ("The user lives in Bonn.", "I used to live in Bonn, now I live in Kiel.", True),
+        ("The user lives in Kiel.", "I used to live in Bonn, now I live in Kiel.", False),
+        ("The user lives in Bonn.", "I live in Bonn and used to live in Kiel.", False),
+        ("The user lived in Kiel.", "I live in Bonn and used to live in Kiel.", True),
+    ],
+)
+def test_what_is_over_does_not_hold(text: str, message: str, *, past: bool) -> None:
+    stated = {"text": text, "attribute": "home_address", "message_ids": [1]}
+    (fact,) = proposals(reply(stated), said(message)).facts
+    assert (fact.valid_to is not None and fact.valid_to < MAY) is past
+    known = Fact("I live in Hamm", attribute="home_address", key="hamm", last_updated=MAY)
+    after = {f.key: f for change in reconcile([known], [fact], MAY) for f in change.facts}
+    assert after.get("hamm", known).status == ("current" if past else "superseded")
+
+
+def test_a_secret_in_other_words_is_one_still() -> None:
+    stated = {"text": "The user's house alarm is set with 4711.", "message_ids": [1]}
+    found = proposals(reply(stated), said("My house alarm code is 4711."))
+    assert (found.facts, found.refused["secrets"]) == ([], 1)
+
+
 def test_an_edited_message_makes_another_fact() -> None:
     stated = {"text": "The user lives in Hamburg.", "message_ids": [1]}
     one = said("I live in Hamburg.")
@@ -223,7 +304,7 @@ def test_a_users_own_schema_is_a_kind_whose_fields_are_checked() -> None:
     schemas = Schemas([Pet, Shoe])
     assert "shoe" in schemas.single_valued
     assert {"Pet", "Shoe"} <= set(schemas.reply["$defs"])
-    prompt = question([message], user="the user", schemas=schemas)
+    prompt = extraction_prompt([message], user="the user", schemas=schemas)
     assert "An animal that lives with the person." in str(prompt[0].content)
 
 

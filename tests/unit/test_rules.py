@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memkit.facts import SINGLE_VALUED
-from memkit.facts.rules import Statement, classify, statements
+from memkit.facts.rules import Statement, classify, is_past, reads_as, statements
 
 HOME = ("address", "home_address")
 
@@ -299,3 +299,66 @@ def test_the_time_grows_with_the_length_only(piece: str) -> None:
 def test_a_sentence_is_classified_by_its_first_rule() -> None:
     assert classify("I live in Kiel and like tea") == HOME
     assert classify("nothing of the kind") == ("statement", None)
+
+
+@pytest.mark.parametrize(
+    ("clause", "attribute"),
+    [
+        ("I live in Kiel and my boss Tom lives in Bonn", "home_address"),
+        ("I got married and I live in Kiel", "marital_status"),
+        ("I got married and I live in Kiel", "home_address"),
+        ("I'm a nurse and my name is Ann Keller", "job"),
+        ("I'm a nurse", "job"),
+        ("I was a nurse back then", "job"),
+        ("I used to live in Kiel", "home_address"),
+        ("I got married in May", "marital_status"),
+        ("Call me Ann", "name"),
+        ("my e-mail is a@b.de", "email"),
+    ],
+)
+def test_a_clause_reads_as_every_attribute_that_it_gives(clause: str, attribute: str) -> None:
+    assert reads_as(clause, attribute)
+
+
+@pytest.mark.parametrize(
+    ("clause", "attribute"),
+    [
+        ("I met Tom Berg yesterday", "name"),
+        ("I work in Bonn", "home_address"),
+        ("my work e-mail is a@b.de", "email"),
+        ("I also volunteer at the zoo", "job"),
+        ("I also work at Globex", "employer"),
+        ("I read \"I live in Kiel\"", "home_address"),
+        ("my birthday is near and I live at 4 Elm Street", "birthday"),
+        ("my sister is a nurse", "job"),
+    ],
+)
+def test_a_clause_does_not_read_as_what_it_does_not_give(clause: str, attribute: str) -> None:
+    assert not reads_as(clause, attribute)
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        "I used to live in Bonn",
+        "I lived in Bonn as a child",
+        "I was a nurse back then",
+        "my old address was 3 Elm Street",
+        "I lived in Bonn and I liked it",
+    ],
+)
+def test_a_clause_is_past_where_it_tells_what_is_over(clause: str) -> None:
+    assert is_past(clause)
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        "I live in Bonn",
+        "I used to live in Bonn, but I live in Kiel now",
+        "I'm used to living in Bonn",
+        "I finished the marathon on Sunday",
+    ],
+)
+def test_a_clause_is_not_past_where_something_holds(clause: str) -> None:
+    assert not is_past(clause)
