@@ -41,8 +41,8 @@ from memkit.errors import (
     StoreError,
     VersionConflict,
 )
-from memkit.store import plan as sql
-from memkit.store.plan import SEARCH_MODES, Address, Batch, Distance, SearchMode
+from memkit.store import reads, writes
+from memkit.store.plan import SEARCH_MODES, Address, Batch, Distance, SearchMode, plan
 
 logger = logging.getLogger(__name__)
 
@@ -455,7 +455,7 @@ class SemanticStore(BaseStore):
         self, ops: Sequence[Op | PutIf], mode: SearchMode | None = None
     ) -> Body[list[Result]]:
         mode = self._mode(mode)
-        batch = sql.plan(ops, self._fields)
+        batch = plan(ops, self._fields)
         vectors = queries = None
         if self.embeddings is not None:
             texts = list(dict.fromkeys(passage.text for passage in batch.passages))
@@ -520,39 +520,41 @@ class SemanticStore(BaseStore):
         due: set[Address] = set()
         with connection.cursor(row_factory=tuple_row) as cursor:
             if batch.gets:
-                rows = cursor.execute(*sql.get([op for _, op in batch.gets])).fetchall()
-                items = {found.address: found for found in map(sql.found, rows)}
+                rows = cursor.execute(*reads.get([op for _, op in batch.gets])).fetchall()
+                items = {found.address: found for found in map(reads.found, rows)}
                 for place, get in batch.gets:
                     hit = items.get(Address.of(get.namespace, get.key))
                     if hit is not None:
-                        results[place] = sql.as_item(hit.item)
+                        results[place] = reads.as_item(hit.item)
                         if get.refresh_ttl and hit.has_ttl:
                             due.add(hit.address)
             for place, search in batch.searches:
                 vector = queries.get(search.query or "")
-                rows = cursor.execute(*sql.search(search, mode, vector, self._distance)).fetchall()
-                hits = [sql.found(row) for row in rows]
+                rows = cursor.execute(
+                    *reads.search(search, mode, vector, self._distance)
+                ).fetchall()
+                hits = [reads.found(row) for row in rows]
                 results[place] = list[SearchItem](hit.item for hit in hits)
                 if search.refresh_ttl:
                     due.update(hit.address for hit in hits if hit.has_ttl)
             for place, listing in batch.listings:
-                rows = cursor.execute(*sql.list_namespaces(listing)).fetchall()
-                results[place] = sql.namespaces(rows)
-            for statement in sql.take_turns(batch):
+                rows = cursor.execute(*reads.list_namespaces(listing)).fetchall()
+                results[place] = reads.namespaces(rows)
+            for statement in writes.take_turns(batch):
                 cursor.execute(*statement)
-            for statement, asked in sql.write_if(batch):
+            for statement, asked in writes.write_if(batch):
                 written = {Address(*row) for row in cursor.execute(*statement).fetchall()}
                 if others := [address for address in asked if address not in written]:
                     first = others[0]
-                    row = cursor.execute(sql.VERSION, first._asdict()).fetchone()
+                    row = cursor.execute(writes.VERSION, first._asdict()).fetchone()
                     version = row[0] if row else None
                     raise VersionConflict(
-                        sql.conflict(first, batch.writes[first], version, len(others) - 1)
+                        writes.conflict(first, batch.writes[first], version, len(others) - 1)
                     )
-            for statement in sql.write(batch, vectors):
+            for statement in writes.write(batch, vectors):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.
-            for statement in sql.refresh(due - batch.writes.keys()):
+            for statement in writes.refresh(due - batch.writes.keys()):
                 cursor.execute(*statement)
         return results
 
@@ -661,12 +663,12 @@ def _stored_dims(connection: Connection) -> int | None:
 def _expired_tenants(connection: Connection) -> list[tuple[str, Any]]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         now = cursor.execute("SELECT now()").fetchall()[0][0]
-        return [(tenant, now) for (tenant,) in cursor.execute(sql.EXPIRED_TENANTS).fetchall()]
+        return [(tenant, now) for (tenant,) in cursor.execute(writes.EXPIRED_TENANTS).fetchall()]
 
 
 def _sweeping(tenant: str, now: Any) -> Callable[[Connection], int]:
     def work(connection: Connection) -> int:
-        return connection.execute(sql.SWEEP, {"tenant": tenant, "now": now}).rowcount
+        return connection.execute(writes.SWEEP, {"tenant": tenant, "now": now}).rowcount
 
     return work
 

@@ -1,0 +1,230 @@
+"""The SQL of puts, deletes, renewals and sweeps.
+
+Batches that write several items of one namespace take turns, so that they never lock rows
+crosswise; a batch of one write cannot, and waits for nobody's turn.
+"""
+
+# ruff: noqa: S608 - statements are put together from constants; all else is a parameter
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+from memkit.store import namespace as ns
+from memkit.store.plan import LIVE, Address, Batch, Passage, Statement, Write, columns
+from memkit.store.values import unescape
+
+_TURNS = 64
+_TAKE_TURN = """
+SELECT pg_advisory_xact_lock(hashtext('memkit_items'), turn)
+FROM unnest(%(turns)s::integer[]) AS turn
+"""
+
+_INSERT = """
+INSERT INTO memkit_items AS i
+    (tenant, namespace, key, value, created_at, updated_at, ttl_minutes, expires_at, version)
+SELECT tenant, namespace, key, value::jsonb, now(), now(), ttl,
+    now() + make_interval(secs => ttl * 60), 1
+FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(values)s::text[],
+    %(ttls)s::float8[]) AS new (tenant, namespace, key, value, ttl)
+ON CONFLICT (tenant, namespace, key) DO UPDATE SET
+    value = excluded.value,
+    created_at = {created_at},
+    updated_at = excluded.updated_at,
+    ttl_minutes = excluded.ttl_minutes,
+    expires_at = excluded.expires_at,
+    version = i.version + 1
+"""
+
+# An expired row counts as none, but its version goes on: who read it once is told of the new item.
+_UPSERT = _INSERT.format(
+    created_at="CASE WHEN i.expires_at <= excluded.updated_at "
+    "THEN excluded.created_at ELSE i.created_at END"
+)
+_PUT_IF_ABSENT = f"""
+{_INSERT.format(created_at="excluded.created_at")}
+WHERE i.expires_at <= excluded.updated_at
+RETURNING i.tenant, i.namespace, i.key
+"""
+
+# Whoever waits here for another writer of the row checks the version that the other left.
+_WITH_VERSION = f"""
+    i.tenant = %(tenant)s AND i.namespace = asked.namespace AND i.key = asked.key
+    AND i.version = asked.version AND {LIVE}
+RETURNING i.tenant, i.namespace, i.key
+"""
+_PUT_IF_VERSION = f"""
+UPDATE memkit_items i SET
+    value = asked.value::jsonb,
+    updated_at = now(),
+    ttl_minutes = asked.ttl,
+    expires_at = now() + make_interval(secs => asked.ttl * 60),
+    version = i.version + 1
+FROM unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[], %(values)s::text[],
+    %(ttls)s::float8[]) AS asked (namespace, key, version, value, ttl)
+WHERE {_WITH_VERSION}
+"""
+_DELETE_IF_VERSION = f"""
+DELETE FROM memkit_items i
+USING unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[])
+    AS asked (namespace, key, version)
+WHERE {_WITH_VERSION}
+"""
+
+VERSION = f"""
+SELECT i.version FROM memkit_items i
+WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s AND {LIVE}
+"""
+
+_DELETE = """
+DELETE FROM {table} old
+USING unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
+    AS gone (tenant, namespace, key)
+WHERE old.tenant = gone.tenant AND old.namespace = gone.namespace AND old.key = gone.key
+"""
+
+_INDEX = """
+INSERT INTO memkit_passages (tenant, namespace, key, path, text, embedding)
+SELECT * FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[],
+    %(paths)s::text[], %(texts)s::text[], {embeddings})
+"""
+
+# A row that someone else is writing is left alone: the writer sets its expiry.
+_REFRESH = """
+WITH due AS (
+    SELECT i.namespace, i.key FROM memkit_items i
+    JOIN unnest(%(namespaces)s::text[], %(keys)s::text[]) AS read (namespace, key)
+        ON i.namespace = read.namespace AND i.key = read.key
+    WHERE i.tenant = %(tenant)s AND i.ttl_minutes IS NOT NULL AND i.expires_at > now()
+    FOR UPDATE OF i SKIP LOCKED
+)
+UPDATE memkit_items i SET expires_at = now() + make_interval(secs => i.ttl_minutes * 60)
+FROM due WHERE i.tenant = %(tenant)s AND i.namespace = due.namespace AND i.key = due.key
+"""
+
+EXPIRED_TENANTS = "SELECT DISTINCT tenant FROM memkit_items WHERE expires_at <= now()"
+SWEEP = """
+DELETE FROM memkit_items i WHERE i.tenant = %(tenant)s AND (i.namespace, i.key) IN (
+    SELECT namespace, key FROM memkit_items
+    WHERE tenant = %(tenant)s AND expires_at <= %(now)s
+    FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def take_turns(batch: Batch) -> list[Statement]:
+    """Return what comes before a batch's writes."""
+    if len(batch.writes) < 2:
+        return []
+    turns = {crc32(address.namespace.encode()) % _TURNS for address in batch.writes}
+    return [Statement(_TAKE_TURN, {"turns": sorted(turns)})]
+
+
+def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
+    """Return the statements of the writes that ask for a version, and the addresses each writes.
+
+    A statement returns the addresses that it wrote: of the others, the version is another one.
+    """
+    groups: dict[tuple[str, str | None], dict[Address, Write]] = {}
+    for address, new in batch.writes.items():
+        if new.if_version is None:
+            continue
+        if new.if_version == 0:
+            kind: tuple[str, str | None] = (_PUT_IF_ABSENT, None)
+        else:
+            sql = _DELETE_IF_VERSION if new.value is None else _PUT_IF_VERSION
+            kind = (sql, address.tenant)
+        groups.setdefault(kind, {})[address] = new
+    return [
+        (
+            Statement(
+                sql,
+                {
+                    **columns(group),
+                    **_contents(group),
+                    "tenant": tenant,
+                    "versions": [new.if_version for new in group.values()],
+                },
+            ),
+            list(group),
+        )
+        for (sql, tenant), group in groups.items()
+    ]
+
+
+def write(batch: Batch, vectors: Sequence[Any] | None) -> list[Statement]:
+    """Return the statements of a batch's other writes, and of all its passages.
+
+    The passages of every item written are replaced: a text that is gone is found no more.
+
+    Args:
+        batch: The batch.
+        vectors: One per passage; None where there are none.
+    """
+    kept = {address: new for address, new in batch.writes.items() if new.value is not None}
+    plain = {address: new for address, new in kept.items() if new.if_version is None}
+    gone = [
+        address
+        for address, new in batch.writes.items()
+        if new.value is None and new.if_version is None
+    ]
+    statements = []
+    if plain:
+        statements.append(Statement(_UPSERT, {**columns(plain), **_contents(plain)}))
+    if kept:
+        statements.append(Statement(_DELETE.format(table="memkit_passages"), columns(kept)))
+    if gone:
+        statements.append(Statement(_DELETE.format(table="memkit_items"), columns(gone)))
+    if batch.passages:
+        statements.append(_index(batch.passages, vectors))
+    return statements
+
+
+def _index(rows: Sequence[Passage], vectors: Sequence[Any] | None) -> Statement:
+    params = {
+        **columns([row.address for row in rows]),
+        "paths": [row.path for row in rows],
+        "texts": [row.text for row in rows],
+    }
+    if vectors is None:
+        # unnest pads the shorter array with NULL.
+        return Statement(_INDEX.format(embeddings="ARRAY[]::vector[]"), params)
+    params["vectors"] = list(vectors)
+    return Statement(_INDEX.format(embeddings="%(vectors)b::vector[]"), params)
+
+
+def refresh(addresses: Iterable[Address]) -> list[Statement]:
+    """Return the statements that start the time to live of some items anew, one per tenant."""
+    by_tenant: dict[str, list[Address]] = {}
+    for address in sorted(set(addresses)):
+        by_tenant.setdefault(address.tenant, []).append(address)
+    return [
+        Statement(_REFRESH, {**columns(group), "tenant": tenant})
+        for tenant, group in by_tenant.items()
+    ]
+
+
+def _contents(writes: Mapping[Address, Write]) -> dict[str, Any]:
+    return {
+        "values": [new.value for new in writes.values()],
+        "ttls": [new.ttl_minutes for new in writes.values()],
+    }
+
+
+def conflict(address: Address, write: Write, found: int | None, others: int) -> str:
+    """Return the message of a conflict.
+
+    Args:
+        address: The first item that is not as expected.
+        write: What was to be written.
+        found: The version it has; None if there is no such item.
+        others: How many more items of the batch are not as expected.
+    """
+    more = f" (and {others} more of the batch)" if others else ""
+    is_ = "does not exist" if found is None else f"has version {found}"
+    wanted = f"version {write.if_version}" if write.if_version else "no such item (if_version=0)"
+    return (
+        f"the item with key {unescape(address.key)!r} in {ns.from_text(address.namespace)}{more} "
+        f"{is_}, but {wanted} was expected: someone else changed it; nothing was written. Read "
+        "again, decide again, and put with the version that was read"
+    )
