@@ -29,6 +29,8 @@ _ITEM = (
 )
 _NEWEST = "i.updated_at DESC, i.namespace, i.key"
 _PAGE = "LIMIT %(limit)s OFFSET %(offset)s"
+# Candidates per item that is wanted: some of them may have expired, or not pass the filter.
+_SPARE = 4
 
 _GET = f"""
 SELECT {_ITEM} FROM memkit_items i
@@ -45,64 +47,91 @@ ORDER BY {_NEWEST} {_PAGE}
 """
 
 # A vector of zeros has no direction: its cosine is NaN in pgvector, and 0 here.
-_COSINE = "coalesce(nullif(1 - (p.embedding <=> %(vector)b::vector), 'NaN'), 0)"
+_COSINE = "coalesce(nullif(1 - (p.embedding <=> %(vector)b::halfvec), 'NaN'), 0)"
 _SIMILARITY = {
     "cosine": _COSINE,
-    "l2": "-(p.embedding <-> %(vector)b::vector)",
-    "inner_product": "-(p.embedding <#> %(vector)b::vector)",
+    "l2": "-(p.embedding <-> %(vector)b::halfvec)",
+    "inner_product": "-(p.embedding <#> %(vector)b::halfvec)",
 }
-
-# The passages of item i: one probe of the primary key, however many items there are and whatever
-# the planner believes about them.
-_OF_ITEM = "{p_tenant} AND p.tenant = i.tenant AND p.namespace = i.namespace AND p.key = i.key"
+_SAME_ITEM = "p.tenant = i.tenant AND p.namespace = i.namespace AND p.key = i.key"
 # Items that have no indexed text come last.
 _BEST_FIRST = f"score DESC NULLS LAST, {_NEWEST} {_PAGE}"
 
+# Every item by its best passage. With a selective filter few passages are looked at.
 _BY_VECTOR = f"""
 SELECT {_ITEM}, best.score FROM memkit_items i
 CROSS JOIN LATERAL (
     SELECT max({{similarity}}) AS score
-    FROM memkit_passages p WHERE {_OF_ITEM} AND p.embedding IS NOT NULL
+    FROM memkit_passages p WHERE {{p_tenant}} AND {_SAME_ITEM} AND p.embedding IS NOT NULL
 ) AS best
 WHERE {{i_subtree}} AND {LIVE} AND {{filter}}
 ORDER BY {_BEST_FIRST}
 """
 
-# The words of the query that an item has, weighted by their inverse document frequency among the
-# items searched (the idf of BM25), as a share of the weight of all the query's words.
-_BY_WORDS = f"""
+_SCORED_BY_VECTOR = """
+    SELECT p.tenant, p.namespace, p.key, max({similarity}) AS score
+    FROM memkit_passages p WHERE {p_subtree} AND p.embedding IS NOT NULL
+    GROUP BY p.tenant, p.namespace, p.key
+"""
+
+# The words of the query that an item has, weighted by their inverse document frequency below the
+# prefix (the idf of BM25), as a share of the weight of all the query's words. Words are bits of
+# one number, hence the limit: what is asked at the beginning counts.
+_WITH_WORDS = r"""
 WITH asked AS MATERIALIZED (
-    SELECT coalesce(array_agg(lexeme), '{{{{}}}}') AS lexemes
+    SELECT 1::bigint << (row_number() OVER (ORDER BY positions[1], lexeme) - 1)::integer AS bit,
+        ('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''')::tsquery AS query
     FROM unnest(to_tsvector('english', left(%(words)s::text, 4000)))
-), scope AS MATERIALIZED (
-    SELECT i.namespace, i.key, i.value, i.created_at, i.updated_at, i.ttl_minutes, i.version,
-        ({{cosine}}) AS cosine,
-        ARRAY(
-            SELECT DISTINCT word.lexeme
-            FROM memkit_passages p CROSS JOIN LATERAL unnest(p.tsv) AS word
-            WHERE {_OF_ITEM} AND word.lexeme = ANY(asked.lexemes)
-        ) AS lexemes
-    FROM memkit_items i CROSS JOIN asked
-    WHERE {{i_subtree}} AND {LIVE} AND {{filter}}
-), rarity AS MATERIALIZED (
-    SELECT lexeme, ln(1 + (total - seen + 0.5) / (seen + 0.5))::float8 AS idf
+    ORDER BY positions[1], lexeme LIMIT 60
+), item AS MATERIALIZED (
+    SELECT tenant, namespace, key, max(cosine) AS cosine, bit_or(found) AS found
     FROM (
-        SELECT lexeme, (SELECT count(*) FROM scope) AS total,
-            (SELECT count(*) FROM scope WHERE lexeme = ANY(scope.lexemes)) AS seen
-        FROM asked CROSS JOIN LATERAL unnest(asked.lexemes) AS lexeme
+        SELECT p.tenant, p.namespace, p.key, {cosine} AS cosine,
+            (SELECT coalesce(bit_or(bit), 0) FROM asked WHERE p.tsv @@ query) AS found
+        FROM memkit_passages p WHERE {p_subtree}
+    ) AS passage
+    GROUP BY tenant, namespace, key
+), rarity AS MATERIALIZED (
+    SELECT bit, ln(1 + (total - seen + 0.5) / (seen + 0.5))::float8 AS idf
+    FROM (
+        SELECT bit, (SELECT count(*) FROM item) AS total,
+            (SELECT count(*) FROM item WHERE found & bit <> 0) AS seen
+        FROM asked
     ) AS counts
+), scored AS (
+    SELECT tenant, namespace, key, {score} AS score FROM item WHERE {keep}
 )
-SELECT {_ITEM}, {{score}} AS score
-FROM scope i CROSS JOIN LATERAL (
-    SELECT coalesce(sum(idf) FILTER (WHERE lexeme = ANY(i.lexemes)) / sum(idf), 0) AS share
-    FROM rarity
-) AS words
-WHERE {{keep}}
+"""
+_SHARE = """CASE WHEN found = 0 THEN 0 ELSE (
+        SELECT sum(idf) FILTER (WHERE found & bit <> 0) / sum(idf) FROM rarity
+    ) END"""
+_SCORED_BY_WORDS = "SELECT tenant, namespace, key, score FROM scored"
+
+# Of the best candidates those that the filter lets through: a probe for each, whatever the planner
+# believes of how many there are. The latest of equals may stand behind the last candidate.
+_OF_CANDIDATES = f"""
+SELECT {_ITEM}, best.score FROM (
+    {{scored}} ORDER BY score DESC FETCH FIRST (%(candidates)s::bigint) ROWS WITH TIES
+) AS best
+JOIN memkit_items i ON {{i_tenant}}
+    AND i.tenant = best.tenant AND i.namespace = best.namespace AND i.key = best.key
+WHERE {LIVE} AND {{filter}}
 ORDER BY {_BEST_FIRST}
 """
-# A passage without a vector counts as unrelated; an item without passages has no score.
-_BEST_COSINE = f"SELECT max(coalesce({_COSINE}, 0)) FROM memkit_passages p WHERE {_OF_ITEM}"
-_FUSED = f"{VECTOR_WEIGHT} * i.cosine + {1 - VECTOR_WEIGHT} * words.share"
+_OF_ALL = f"""
+SELECT {_ITEM}, score FROM (
+    SELECT i.*, best.score FROM scored AS best
+    JOIN memkit_items i ON {{i_tenant}}
+        AND i.tenant = best.tenant AND i.namespace = best.namespace AND i.key = best.key
+    UNION ALL
+    SELECT i.*, NULL FROM memkit_items i
+    WHERE {{i_subtree}} AND {{without}} AND NOT EXISTS (
+        SELECT FROM memkit_passages p WHERE {{p_tenant}} AND {_SAME_ITEM}
+    )
+) AS i
+WHERE {LIVE} AND {{filter}}
+ORDER BY {_BEST_FIRST}
+"""
 
 
 def get(ops: Sequence[GetOp]) -> Statement:
@@ -113,8 +142,8 @@ def get(ops: Sequence[GetOp]) -> Statement:
 
 def search(
     op: SearchOp, mode: SearchMode | None, vector: Any = None, distance: Distance = "cosine"
-) -> Statement:
-    """Return the statement of one search.
+) -> list[Statement]:
+    """Return the statements of one search: each is for where the one before it gives too few.
 
     Args:
         op: The search.
@@ -131,27 +160,36 @@ def search(
         **ns.subtree(op.namespace_prefix),
         "limit": op.limit,
         "offset": op.offset,
+        "candidates": _SPARE * (op.offset + op.limit + 1),
+        "vector": vector,
+        "words": words(op.query or ""),
     }
     parts = {
         "i_subtree": ns.subtree_sql("i", op.namespace_prefix),
+        "p_subtree": ns.subtree_sql("p", op.namespace_prefix),
+        "i_tenant": ns.tenant_sql("i", op.namespace_prefix),
         "p_tenant": ns.tenant_sql("p", op.namespace_prefix),
         "filter": filter_sql,
     }
     if not op.query or mode is None:
-        return Statement(_BROWSE.format(**parts), params)
+        return [Statement(_BROWSE.format(**parts), params)]
     if mode == "vector":
-        params["vector"] = vector
-        return Statement(_BY_VECTOR.format(**parts, similarity=_SIMILARITY[distance]), params)
-    params["words"] = words(op.query)
+        parts["similarity"] = _SIMILARITY[distance]
+        few = _OF_CANDIDATES.format(**parts, scored=_SCORED_BY_VECTOR.format(**parts))
+        return [Statement(sql, params) for sql in (few, _BY_VECTOR.format(**parts))]
     if mode == "text":
-        sql = _BY_WORDS.format(
-            **parts, cosine="NULL", score="words.share", keep="i.lexemes <> '{}'"
-        )
-        return Statement(sql, params)
-    params["vector"] = vector
-    cosine = _BEST_COSINE.format(**parts)
-    sql = _BY_WORDS.format(**parts, cosine=cosine, score=_FUSED, keep="true")
-    return Statement(sql, params)
+        ranked = _WITH_WORDS.format(**parts, cosine="NULL", score=_SHARE, keep="found <> 0")
+        return [Statement(ranked + _OF_ALL.format(**parts, without="false"), params)]
+    # A passage without a vector counts as unrelated; an item without passages has no score.
+    ranked = _WITH_WORDS.format(
+        **parts,
+        cosine=f"coalesce({_COSINE}, 0)",
+        score=f"{VECTOR_WEIGHT} * cosine + {1 - VECTOR_WEIGHT} * {_SHARE}",
+        keep="true",
+    )
+    few = _OF_CANDIDATES.format(**parts, scored=_SCORED_BY_WORDS)
+    every = _OF_ALL.format(**parts, without="true")
+    return [Statement(ranked + sql, params) for sql in (few, every)]
 
 
 def list_namespaces(op: ListNamespacesOp) -> Statement:

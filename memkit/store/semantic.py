@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, cast
 
 import numpy as np
+import psycopg
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     NOT_PROVIDED,
@@ -27,7 +28,7 @@ from langgraph.store.base import (
     ensure_embeddings,
 )
 from langgraph.store.base.embed import AEmbeddingsFunc, EmbeddingsFunc
-from numpy.typing import NDArray
+from pgvector import HalfVector
 from psycopg.rows import tuple_row
 
 from memkit.db.database import Database, Transaction
@@ -42,11 +43,18 @@ from memkit.errors import (
     VersionConflict,
 )
 from memkit.store import reads, writes
-from memkit.store.plan import SEARCH_MODES, Address, Batch, Distance, SearchMode, plan
+from memkit.store.plan import (
+    SEARCH_MODES,
+    Address,
+    Batch,
+    Distance,
+    SearchMode,
+    Statement,
+    plan,
+)
 
 logger = logging.getLogger(__name__)
 
-Vector = NDArray[np.float32]
 Embed = Embeddings | EmbeddingsFunc | AEmbeddingsFunc | str
 _DISTANCES = ("cosine", "l2", "inner_product")
 _SWEEP_INTERVAL_MINUTES = 5.0
@@ -488,7 +496,7 @@ class SemanticStore(BaseStore):
             raise ConfigError(msg)
         return mode
 
-    def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, Vector]:
+    def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, HalfVector]:
         """Check what the embeddings gave before anything is written."""
         if len(embedded) != len(texts):
             msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
@@ -501,11 +509,15 @@ class SemanticStore(BaseStore):
                     f"opened with dims={self.dims}; pass dims={len(numbers)}, or other embeddings"
                 )
                 raise DimensionMismatch(msg)
-            vector = np.asarray(numbers, dtype=np.float32)
-            if not np.isfinite(vector).all():
-                msg = f"the embedding of {text[:60]!r} holds NaN or an infinity"
+            with np.errstate(over="ignore"):
+                half = np.asarray(numbers, dtype=np.float32).astype(">f2")
+            if not np.isfinite(half).all():
+                msg = (
+                    f"the embedding of {text[:60]!r} holds NaN, an infinity or a number beyond "
+                    f"{np.finfo(np.float16).max:.0f}, which vectors of half precision cannot hold"
+                )
                 raise StoreError(msg)
-            vectors[text] = vector
+            vectors[text] = HalfVector(half)
         return vectors
 
     def _execute(
@@ -513,8 +525,8 @@ class SemanticStore(BaseStore):
         connection: Connection,
         batch: Batch,
         mode: SearchMode | None,
-        vectors: Sequence[Vector] | None,
-        queries: Mapping[str, Vector],
+        vectors: Sequence[HalfVector] | None,
+        queries: Mapping[str, HalfVector],
     ) -> list[Result]:
         results: list[Result] = [None] * batch.size
         due: set[Address] = set()
@@ -530,10 +542,7 @@ class SemanticStore(BaseStore):
                             due.add(hit.address)
             for place, search in batch.searches:
                 vector = queries.get(search.query or "")
-                rows = cursor.execute(
-                    *reads.search(search, mode, vector, self._distance)
-                ).fetchall()
-                hits = [reads.found(row) for row in rows]
+                hits = _hits(cursor, search, reads.search(search, mode, vector, self._distance))
                 results[place] = list[SearchItem](hit.item for hit in hits)
                 if search.refresh_ttl:
                     due.update(hit.address for hit in hits if hit.has_ttl)
@@ -652,6 +661,18 @@ class SemanticStore(BaseStore):
             return False
         self._sweeper = None
         return True
+
+
+def _hits(
+    cursor: psycopg.Cursor[Any], search: SearchOp, statements: Iterable[Statement]
+) -> list[reads.Found]:
+    """Return what a search finds: the next statement is for where one gives too few."""
+    hits: list[reads.Found] = []
+    for statement in statements:
+        hits = [reads.found(row) for row in cursor.execute(*statement).fetchall()]
+        if len(hits) == search.limit:
+            break
+    return hits
 
 
 def _stored_dims(connection: Connection) -> int | None:

@@ -188,9 +188,9 @@ def _index(rows: Sequence[Passage], vectors: Sequence[Any] | None) -> Statement:
     }
     if vectors is None:
         # unnest pads the shorter array with NULL.
-        return Statement(_INDEX.format(embeddings="ARRAY[]::vector[]"), params)
+        return Statement(_INDEX.format(embeddings="ARRAY[]::halfvec[]"), params)
     params["vectors"] = list(vectors)
-    return Statement(_INDEX.format(embeddings="%(vectors)b::vector[]"), params)
+    return Statement(_INDEX.format(embeddings="%(vectors)b::halfvec[]"), params)
 
 
 def refresh(addresses: Iterable[Address]) -> list[Statement]:

@@ -211,7 +211,8 @@ def test_vector_scores_are_those_of_postgres_store(dsn: str, distance: Any) -> N
             found.append([(hit.key, hit.score) for hit in store.search(FACTS, query="tea car")])
     ours, theirs = found
     assert [key for key, _ in ours] == [key for key, _ in theirs]
-    assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-5)
+    # Of half precision, theirs of full.
+    assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=2e-3)
 
 
 def test_without_a_query_the_newest_come_first(store: SemanticStore) -> None:
