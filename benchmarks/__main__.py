@@ -12,7 +12,7 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim", "summary", "facts")
+BENCHMARKS = ("tokens", "trim", "summary", "facts", "store")
 """Modules of this package; each has `run(options) -> Report`."""
 
 DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000}
@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 "trim generates its conversations and has fixed budgets; leave out --data and "
                 "--max-tokens"
+            )
+        if arguments.name == "store" and (arguments.data or arguments.max_tokens):
+            raise ConfigError(
+                "store generates its items and has no budget; leave out --data and --max-tokens"
             )
         if arguments.name == "facts" and arguments.max_tokens:
             raise ConfigError("facts has no budget; leave out --max-tokens")
