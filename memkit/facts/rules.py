@@ -78,19 +78,33 @@ _HAVE = r"\b(?:i|we)(?:'ve| have)"
 _I = r"""
 \b(?:i|we)(?:'m|'ve|'re| am| are| have)?(?: (?:now|just|recently|finally|currently|still|also|all
 |both|only|mainly|actually|already|temporarily))*"""
+# A second job stands beside the first and takes no place of it.
+_I_MAINLY = _I.replace("|also", "")
+_NOT_BESIDE = r"""
+(?!.*\b(?:on the side|in my (?:spare|free) time|as a (?:second|side) (?:job|gig|hustle)
+|(?:as well|too)(?=\W*$)))"""
 _MY = r"\b(?:my|our)(?: (?:new|current|full|own|permanent|actual))*"
 _GIVES = r"(?: is(?: now)?| has changed(?: to|[,:;]? it's)|'s|\s?[,:])"
 _SETS = r"\b(?:change|update|correct|set) (?:my|our) (?:(?!e-?mail)\w+ )?address to\b"
-# What "live in", "moved to" and "work at" may be followed by that is no place and no employer.
-_NOWHERE = r"""
-(?!\s+(?:the (?:moment|past|present|future|country(?:side)?|city|suburbs|woods|mountains)
-|an? (?:world|time|society|dream|bubble|state|big|small|quiet|nice|lovely|great)
-|fear|hope|peace|harmony|pain|denial|interesting|exciting|hard|luxury|poverty|sin
-|my|our|this|that|these|it|there|here|which|one|general|person|total|front|order)\b)"""
-_NO_MOVE = r"""
-(?!\s+(?:an? (?:\w+ )?(?:team|role|job|position|department|plan|tariff|topic|question|version)
-|(?:the )?(?:next|front|back|marketing|sales|management|engineering|tears|part-time|full-time)
-|it|there|here|this|that|something|another|other|my|our|be|do|get)\b)"""
+# What "live in", "moved to" and "work at" may be followed by that is no place and no employer: "a
+# bigger flat" is none, "a bigger flat in Kiel" and "the Netherlands" are.
+_DATES = _any_of(
+    "january february march april may june july august september october november december "
+    "(?:mon|tues|wednes|thurs|fri|satur|sun)days? spring summer autumn fall winter last next \\d{4}"
+)
+_UNNAMED = rf"""
+(?:an?|the|some) (?!{_CAPITAL}\w|(?:u\.?[ks]|usa|states|netherlands)\b)
+(?!.{{0,60}}(?:[,:] \d|\bon (?!{_DATES}\b)(?:the )?{_CAPITAL}
+|\b(?:in|at|near|of|called) (?:the {_CAPITAL}
+|(?!(?:an?|the|my|our|his|her|their|this|that|which|it|town|time|order|case|{_DATES})\b)\w)))"""
+_NOWHERE = rf"""
+(?!\s+(?:{_UNNAMED}|(?:the (?:moment|past|present|future)|an? (?:world|time|society|dream|bubble
+|state)|fear|hope|peace|harmony|pain|denial|interesting|exciting|hard|luxury|poverty|sin
+|my|our|this|that|these|it|there|here|which|one|general|person|total|front|order)\b))"""
+_NO_MOVE = rf"""
+(?!\s+(?:{_UNNAMED}|(?:an? (?:\w+ )?(?:team|role|job|position|department|plan|tariff|topic|question
+|version)|(?:the )?(?:next|front|back|marketing|sales|management|engineering|tears|office|part-time
+|full-time)|it|there|here|this|that|something|another|other|my|our|be|do|get)\b))"""
 _NO_EMPLOYER = r"""
 (?!\s+(?:the moment|nights?|home|least|all|once|first|weekends?|times|free|fun|getting|making|being
 |(?:\d+ )?(?:hours|days|weeks|months|years)|some|many|several|ages|it|that|this|them|me|us
@@ -107,7 +121,8 @@ _KINDS = {
         |{_I} (?:live|living|reside)(?: (?:with|near|together|alone|here|over|out|back|up|down)\b
         (?: (?:my|our|the|a))?(?: \w+)?)? in{_NOWHERE}\b
         |{_I} (?<!temporarily )(?:moved|relocated)(?: (?:back|over|house|home|away|out|here|again
-        |(?:last|this) \w+|with \w+ \w+|from(?: (?:[\w.-]|')+){{1,3}}?))? (?:to|into){_NO_MOVE}\b
+        |(?:last|this) \w+|with \w+ \w+|(?:(?:away |out )?from|out of)
+        (?: (?:[\w.-]|')+){{1,3}}?))? (?:to|into){_NO_MOVE}\b
         |{_HAVE} (?:lived|been living) (?:in|at){_NOWHERE}\b(?=.*\b(?:for|since|all my life))"""),
     ("name", "name"): pattern(rf"""
         {_MY} name(?: is|'s)
@@ -145,14 +160,16 @@ _KINDS = {
         |{_AM} an? (?:widow|widower|bachelor)\b"""),
     ("job", "employer"): pattern(rf"""
         \bmy (?:employer|company)(?: is|'s) {_CAPITAL}|\bmy (?:new )?job is (?:at|with)\b
-        |{_I} (?:(?:work|working) (?:at|for)|employed (?:at|by|with)){_NO_EMPLOYER}\b
+        |{_I_MAINLY} (?:(?:work|working) (?:at|for)|employed (?:at|by|with)){_NO_EMPLOYER}\b
+        {_NOT_BESIDE}
         |{_HAVE} (?:worked|been working) (?:at|for){_NO_EMPLOYER}\b(?=.*\b(?:for|since)\b)
-        |{_I} (?:started|joined)(?: (?:working|a new job|my new job))? (?:at|with) {_CAPITAL}"""),
+        |{_I_MAINLY} (?:started|joined)(?: (?:working|a new job|my new job))? (?:at|with)
+        [ ]{_CAPITAL}{_NOT_BESIDE}"""),
     ("job", "job"): pattern(rf"""
-        {_I} (?:work|working|employed) as\b
+        {_I_MAINLY} (?:work|working|employed) as\b{_NOT_BESIDE}
         |\bmy (?:new |current )?(?:job|occupation|profession) is
         [ ](?:(?:as|being|working as)\b|(?:an? )?(?:[\w-]+ ){{0,2}}{_OCCUPATION}\b)
-        |{_I} started(?: \w+){{0,3}} as an? (?:(?:[\w-]+ ){{0,2}}{_OCCUPATION}\b|{_CAPITAL})
+        |{_I_MAINLY} started(?: \w+){{0,3}} as an? (?:(?:[\w-]+ ){{0,2}}{_OCCUPATION}\b|{_CAPITAL})
         |{_AM} (?:(?:retired|unemployed|self-employed)|(?:an? |the )(?:[\w-]+ ){{0,2}}
         {_OCCUPATION})\b"""),
     ("language", "language"): pattern(rf"""
@@ -171,7 +188,9 @@ _KINDS = {
         |{_I} (?:not )?(?:an? )?(?:strict |mostly )?(?:vegan|vegetarian|pescatarian|teetotal)\b"""),
     ("plan", None): pattern(r"\b(?:i|we)(?:'m|'re| am| are)? (?:plan|planning|going) (?:to|on)\b"),
     ("order", None): pattern(r"\bmy order\b|\bi ordered\b"),
-    ("job", None): pattern(r"\b(?:my|our) (?:new )?(?:job|work|boss|employer)\b"),
+    ("job", None): pattern(rf"""
+        \b(?:my|our) (?:(?:new|second|other) )?(?:job|work|boss|employer)\b|\bi have a second job\b
+        |{_I} (?:(?:work|working) (?:at|for|as)|employed (?:at|by|with)){_NO_EMPLOYER}\b"""),
 }
 
 _FIRST_PERSON = pattern(rf"\b{ME}")
@@ -179,14 +198,30 @@ _SETTING = pattern(_SETS)
 # What makes a part of a sentence a sentence of its own, after its "I" or "my".
 _CLAUSE = pattern(r"""
     ^(?:i|we|my [\w ]+'s)\b|\b(?:is|are|was|were|has|had|lives|works|likes|loves|moved|will)\b""")
-_SMALL_TALK = pattern(r"""
-    ^\W*(?:i(?:'m| am)(?: so| very| really| just)? (?:fine|good|okay|ok|great|sorry|glad
-    |happy (?:for you|to hear)|proud of you)\b.{0,40}
-    |i (?:see|understand|agree|know|(?:think|hope) so|(?:really )?appreciate (?:it|that|you))\b
-    .{0,20}|i (?:was|am) (?:just )?(?:thinking|wondering)|i have a (?:quick )?question.{0,20}
-    |i (?:hope|trust) (?:you|this|that|all)\b.{0,60})\W*$""")
+# What is said to be kind, or of the conversation itself, up to a name at its end.
+_VERY = r"(?: (?:so|very|really|just|totally|completely|fully|definitely|100%|also|do))*"
+_SMALL_TALK = pattern(rf"""
+    ^\W*(?:(?:yeah?|yes|yep|wow|woah|oh|aw+|haha|hey|hi|no|ok|okay|so|and|but|well|thanks)\b\W+)*
+    (?:i(?:'m| am){_VERY} (?:(?:fine|good|okay|ok|great|happy)
+    (?: (?:for you|to hear)\b.{{0,40}}|,.{{0,30}})?
+    |(?:sorry|glad|proud of you|here for you)\b.{{0,40}})
+    |i{_VERY} (?:(?:see|know|get|understand|hear|feel)
+    (?: (?:you|ya|it|that|what you mean|how you feel|the same(?: way)?))?|agree\b.{{0,20}}
+    |(?:think|hope|believe|guess) so|appreciate (?:it|that|your?|you|this|the)\b.{{0,30}}
+    |bet (?:it|that|you|they|she|he|the)\b.{{0,40}}
+    |(?:hope|trust) (?:you|it|this|that|all)\b.{{0,60}})
+    |i(?:'ll| will){_VERY} (?:let you know|keep you (?:posted|updated)|keep (?:it|that) in mind
+    |(?:give|try|check|look) (?:it|that|this)\b.{{0,12}}|be (?:there|in touch|back))
+    (?: (?:when|how|if|as)\b.{{0,30}})?
+    |i can't wait(?: (?:either|for (?:it|that)|to (?:see|hear|meet|try)\b.{{0,30}}))?
+    |i'd love to (?:hear|see)\b.{{0,30}}
+    |(?:i|we){_VERY} had an? (?:\w+ )?(?:great|good|nice|lovely|wonderful|fun|amazing|awesome)
+    [ ](?:time|day)
+    |i (?:was|am|'m){_VERY} (?:thinking|wondering)|i have a (?:quick )?question.{{0,20}})
+    (?:,? (?:too|then|there|man|mate)|, (?-i:[A-Z])\w+)?\W*$""")
 # With one word of meaning these say too little: "I love it", "my order".
 _VAGUE_KINDS = frozenset(("plan", "order", "statement"))
+_IDLE_KINDS = _VAGUE_KINDS | {"preference"}
 _LIKING = frozenset(("prefer", "love", "enjoy", "hate", "dislike", "adore"))
 
 # What is over. Of what merely happened ("I finished the marathon") nothing ends.
@@ -229,6 +264,12 @@ _ENDS = (
         rf"^(.{{,80}}?\b(?:i|we|my [\w -]{{,30}})(?:'m|'re| am| is| are))(?: not|n't){_ANY_MORE}"
     ),
 )
+_PLACE = rf"(?:the )?(?:{_CAPITAL}(?:[\w.-]|')+|\d+\w?)(?:,? (?:{_CAPITAL}(?:[\w.-]|')+|\d+\w?))*"
+_LEAVES = pattern(rf"""
+    ^.{{0,80}}?\b(i|we)(?:'ve| have)?(?: (?:just|recently|finally|now|also|all|both))*[ ]
+    (?:moved (?:out of|away from) ({_PLACE}|(?!(?:the|an?|my|our|his|her|its|their|this|that
+    |it|there|here|town|home)\b)[\w-]+(?=\W*$))|left ({_PLACE}) for good)\b
+    (?!.* (?:in)?to (?:the )?{_CAPITAL})""")
 _INSTEAD = pattern(r"\bbut (?:now )?(?:in|at|for|as|to)\b")
 _FORGET = pattern(rf"""{OPENING}
     (?:(?:(?:can|could|would) )?you |can |please )*
@@ -315,7 +356,7 @@ def reads_as(clause: str, attribute: str) -> bool:
     own = outside_quotations(clause)
     given = [stated for (_, gives), stated in _KINDS.items() if gives == attribute]
     parts = [_as_present(part)[0] for part in coordinated(own)]
-    # A sentence may give as a whole what none of its parts does: "I've lived in Kiel and so on".
+    # The whole may give what no part does: "I have lived in Kiel, and so on, since May".
     return _told(clause)[1] == attribute or any(g.search(part) for part in parts for g in given)
 
 
@@ -380,12 +421,22 @@ def _stated(said: str) -> Iterator[Statement]:
     if own or kind in {"contact", "name", "language"}:
         meaning = content_words(said)
         clear = kind not in _VAGUE_KINDS and not meaning <= _LIKING
-        if (len(meaning) > 1 or (meaning and clear)) and not _SMALL_TALK.match(said[:200]):
+        if (len(meaning) > 1 or (meaning and clear)) and not (
+            attribute is None and kind in _IDLE_KINDS and _is_small_talk(said)
+        ):
             yield Statement(said, kind, attribute, past=past)
+
+
+def _is_small_talk(said: str) -> bool:
+    return _SMALL_TALK.match(said[:200]) is not None and len(coordinated(said)) == 1
 
 
 def _retraction(said: str) -> Statement | None:
     """Return what "I no longer ..." and "I don't ... any more" take back."""
+    left = _LEAVES.match(said)
+    if left is not None:
+        text = f"{left[1]} live in {left[2] or left[3]}"
+        return Statement(text, *classify(text), action="retract")
     for ends in _ENDS:
         match = ends.match(said)
         if match is not None and _FIRST_PERSON.search(said):

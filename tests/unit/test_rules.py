@@ -106,6 +106,44 @@ def test_near_misses_and_other_peoples_facts_have_no_attribute(text: str) -> Non
         assert statement.kind != "allergy"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I also work at Globex.",
+        "I now also work as a barista.",
+        "I'm also working for Bosch.",
+        "I work at Globex on the side.",
+        "I work at Globex, too.",
+        "I also volunteer at the zoo.",
+        "I have a second job as a barista.",
+    ],
+)
+def test_a_second_job_stands_beside_the_first(text: str) -> None:
+    assert one(text).attribute is None
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute"),
+    [
+        ("We moved to a bigger flat.", None),
+        ("We moved to a nicer place in May 2020.", None),
+        ("I moved to the suburbs.", None),
+        ("I live in a small flat on the second floor.", None),
+        ("I almost moved to Rome.", None),
+        ("I've nearly moved to Rome.", None),
+        ("We moved to a bigger flat in Kiel.", "home_address"),
+        ("I moved to a new flat, 3 Harbour Road.", "home_address"),
+        ("I moved to the Netherlands.", "home_address"),
+        ("I live in a big house near Kiel.", "home_address"),
+        ("I moved to a castle on Mars.", "home_address"),
+        ("I moved to a bigger flat on Monday.", None),
+        ("I moved away from Kiel to Bonn.", "home_address"),
+    ],
+)
+def test_an_address_names_a_place(text: str, attribute: str | None) -> None:
+    assert (one(text).action, one(text).attribute) == ("state", attribute)
+
+
 def test_what_must_not_stand_in_one_fact_is_told_apart() -> None:
     told = statements("I'm allergic to nuts, and my sister is allergic to milk.")
     assert [(s.text, s.kind) for s in told] == [
@@ -129,6 +167,48 @@ def test_what_must_not_stand_in_one_fact_is_told_apart() -> None:
 def test_what_is_over_is_past(text: str, attribute: str | None) -> None:
     statement = one(text)
     assert (statement.past, statement.attribute, statement.text) == (True, attribute, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I totally agree, Mel.",
+        "I appreciate it!",
+        "Yeah, I really appreciate your help.",
+        "I hear you.",
+        "I'll let you know how it goes.",
+        "I'll keep you posted.",
+        "I see what you mean.",
+        "Haha, I can't wait!",
+        "I can't wait to see it.",
+        "I hope so, too.",
+        "I was just thinking.",
+        "I had a great time!",
+        "I'd love to hear your thoughts.",
+        "I bet they all had a blast.",
+        "Thanks, I'm good.",
+    ],
+)
+def test_small_talk_is_no_fact(text: str) -> None:
+    assert statements(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I see a therapist.",
+        "I know Tom Berg.",
+        "I understand German.",
+        "I'm good at chess.",
+        "I'm sorry I moved to Kiel.",
+        "I had a great time at the zoo.",
+        "I can't wait for the hike in Norway.",
+        "I hope you are well, and I adopted a dog.",
+        "I bet on horses.",
+    ],
+)
+def test_what_only_begins_as_small_talk_is_kept(text: str) -> None:
+    assert [s.text for s in statements(text)] == [text]
 
 
 def test_sentences_in_lower_case_are_told_apart() -> None:
@@ -210,6 +290,10 @@ def test_what_only_sounds_like_a_correction_leaves_the_fact(text: str) -> None:
         ("I'm not vegan anymore", "I'm vegan", "preference", None),
         ("I don't live in Leipzig any longer.", "I live in Leipzig", *HOME),
         ("We no longer have a dog.", "We have a dog", "statement", None),
+        ("We moved out of Kiel.", "We live in Kiel", *HOME),
+        ("we moved out of kiel", "we live in kiel", *HOME),
+        ("I've moved away from New York because of the rent.", "I live in New York", *HOME),
+        ("I left Kiel for good", "I live in Kiel", *HOME),
         ("Forget that I am vegan.", "I am vegan", "preference", None),
         ("Please forget what I said about my address.", "my address", *HOME),
         ("Could you forget about my birthday?", "my birthday", "birthday", "birthday"),
@@ -239,6 +323,9 @@ def test_a_retraction_may_name_what_holds_instead() -> None:
         "I don't think I can wait anymore.",
         "Please delete my basket.",
         "I'm not allergic to nuts.",
+        "We moved out of our flat.",
+        "I left the company for good.",
+        "My sister moved out of Kiel.",
     ],
 )
 def test_what_takes_nothing_back(text: str) -> None:
@@ -287,6 +374,7 @@ def test_any_text_can_be_read(text: str) -> None:
     [
         "I no longer ", "I don't ", "I live in Kiel. I mean Rome. ", "sorry, ", "x" * 900 + ". I ",
         "actually, ", "I used to ", "my ", "I'm now just ", " any more", "Just kidding. I live. ",
+        "I moved to the ", "I moved out of Kiel ", "yeah, ", "I work at Globex also ", "I'm good, ",
     ],
 )  # fmt: skip
 def test_the_time_grows_with_the_length_only(piece: str) -> None:
@@ -328,7 +416,7 @@ def test_a_clause_reads_as_every_attribute_that_it_gives(clause: str, attribute:
         ("my work e-mail is a@b.de", "email"),
         ("I also volunteer at the zoo", "job"),
         ("I also work at Globex", "employer"),
-        ("I read \"I live in Kiel\"", "home_address"),
+        ('I read "I live in Kiel"', "home_address"),
         ("my birthday is near and I live at 4 Elm Street", "birthday"),
         ("my sister is a nurse", "job"),
     ],
