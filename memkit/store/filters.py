@@ -14,12 +14,12 @@ from memkit.errors import ConfigError, StoreError
 from memkit.store.values import encode, escape
 
 _ORDERINGS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+# In the SQL function memkit_terms too, for the field as JSON.
+_LONGEST = 200
 OPERATORS = ("$eq", "$ne", *_ORDERINGS)
 
 
-def compile_filter(
-    filter_: Mapping[str, Any] | None, column: str
-) -> tuple[str, dict[str, str | Decimal]]:
+def compile_filter(filter_: Mapping[str, Any] | None, column: str) -> tuple[str, dict[str, Any]]:
     """Return a predicate and its parameters; names and values are parameters, never SQL.
 
     Args:
@@ -38,11 +38,31 @@ def compile_filter(
     return " AND ".join(clauses) or "true", compiler.params
 
 
+def plain_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a value that have a term: short strings, numbers and booleans."""
+    return {
+        name: field
+        for name, field in value.items()
+        if isinstance(field, int | float) or (isinstance(field, str) and len(field) <= _LONGEST)
+    }
+
+
+def equalities(filter_: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a filter wants plain fields to equal; an item that lacks one is not found."""
+    wanted = {}
+    for name, value in (filter_ or {}).items():
+        if isinstance(value, Mapping) and "$eq" in value:
+            wanted[name] = value["$eq"]
+        else:
+            wanted[name] = value
+    return plain_fields(wanted)
+
+
 class _Compiler:
     """Collects parameters while predicates are written."""
 
     def __init__(self) -> None:
-        self.params: dict[str, str | Decimal] = {}
+        self.params: dict[str, Any] = {}
 
     def field(self, of: str, name: object) -> str:
         if not isinstance(name, str):

@@ -1,9 +1,11 @@
 """Namespaces as Postgres sees them: labels joined by ".", and ranges of them as subtrees."""
 
+import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langgraph.store.base import ListNamespacesOp
+from langgraph.store.base import ListNamespacesOp, MatchCondition
 
 from memkit.errors import ConfigError
 from memkit.store.values import escape, unescape
@@ -36,20 +38,46 @@ def subtree(prefix: Sequence[str]) -> Mapping[str, str]:
     return {**bounds, "tenant": tenant(prefix)} if len(prefix) >= TENANT_LABELS else bounds
 
 
-def subtree_sql(alias: str, prefix: Sequence[str]) -> str:
-    """Return the predicate "this row is in `prefix` or below", for one table reference."""
+def subtree_sql(alias: str, prefix: Sequence[str], *, by_key: bool = True) -> str:
+    """Return the predicate "this row is in `prefix` or below", for one table reference.
+
+    Args:
+        alias: The table reference.
+        prefix: The namespace.
+        by_key: Whether the planner may find the rows by their primary key; otherwise it takes
+            another index, believes that half of its rows are in the subtree, and checks them.
+    """
     if not prefix:
         return "true"
+    if len(prefix) == TENANT_LABELS:
+        return tenant_sql(alias, prefix)
     inside = (
         f"({alias}.namespace = %(namespace)s"
         f" OR ({alias}.namespace >= %(first)s AND {alias}.namespace < %(beyond)s))"
     )
+    if not by_key:
+        inside = f"CASE WHEN {inside} THEN true ELSE false END"
     return f"{tenant_sql(alias, prefix)} AND {inside}"
 
 
 def tenant_sql(alias: str, prefix: Sequence[str]) -> str:
     """Return the predicate "this row is of the tenant of `prefix`", where it names one."""
     return f"{alias}.tenant = %(tenant)s" if len(prefix) >= TENANT_LABELS else "true"
+
+
+def label_range(conditions: Sequence[MatchCondition]) -> dict[str, str]:
+    """Return `first` and `beyond`: between them are all namespaces that fulfil prefix conditions.
+
+    They are in the order of labels, as memkit_items_by_labels has it.
+    """
+    first, beyond = "", chr(sys.maxunicode)
+    for condition in conditions:
+        if condition.match_type == "prefix":
+            known = tuple(itertools.takewhile(lambda label: label != "*", condition.path))
+            if known:
+                text = "\x01".join(map(escape, known))
+                first, beyond = max(first, text), min(beyond, f"{text}\x02")
+    return {"first": first, "beyond": beyond}
 
 
 def match_sql(op: ListNamespacesOp) -> tuple[str, dict[str, Any]]:

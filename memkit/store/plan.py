@@ -8,6 +8,7 @@ the statement that writes, since a read before it could be out of date by then.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from langgraph.store.base import (
@@ -22,11 +23,11 @@ from langgraph.store.base import (
 from memkit.effects import PutIf
 from memkit.errors import ConfigError
 from memkit.store import namespace as ns
+from memkit.store.filters import plain_fields
 from memkit.store.text import passages
 from memkit.store.values import encode, escape
 
 SearchMode: TypeAlias = Literal["hybrid", "vector", "text"]
-Distance: TypeAlias = Literal["cosine", "l2", "inner_product"]
 SEARCH_MODES: tuple[str, ...] = get_args(SearchMode)
 
 LIVE = "(i.expires_at IS NULL OR i.expires_at > now())"
@@ -54,11 +55,21 @@ class Address(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """A text to index."""
+    """A text to index.
+
+    Attributes:
+        address: Its item.
+        path: Where in the item's value it stands.
+        text: The text.
+        plain: The plain fields of the value, as JSON, to be filtered by.
+        language: What the value says that its language is; None if nothing.
+    """
 
     address: Address
     path: str
     text: str
+    plain: str
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +93,15 @@ class Batch:
     passages: list[Passage] = field(default_factory=list)
 
 
-def plan(ops: Iterable[Op | PutIf], fields: Sequence[str] | None) -> Batch:
+def plan(
+    ops: Iterable[Op | PutIf], fields: Sequence[str] | None, language_field: str | None = None
+) -> Batch:
     """Check operations and sort them by kind; writes are in the order of their addresses.
 
     Args:
         ops: As given to `batch`.
         fields: What is indexed of a value where the put does not say; None indexes nothing.
+        language_field: The field of a value that names the language of its texts.
 
     Raises:
         ConfigError: A limit, offset, depth, time to live, version or kind of operation that makes
@@ -124,9 +138,13 @@ def plan(ops: Iterable[Op | PutIf], fields: Sequence[str] | None) -> Batch:
         if put.value is None or put.index is False or fields is None:
             continue
         wanted = fields if put.index is None else put.index
-        batch.passages += [
-            Passage(address, path, text) for path, text in passages(put.value, wanted).items()
-        ]
+        if texts := passages(put.value, wanted):
+            plain = encode(plain_fields(put.value), "the value")
+            named = put.value.get(language_field) if language_field else None
+            language = named if isinstance(named, str) else None
+            batch.passages += [
+                Passage(address, path, text, plain, language) for path, text in texts.items()
+            ]
     return batch
 
 
@@ -190,6 +208,14 @@ def _not_negative(**numbers: Any) -> None:
         if number < 0:
             msg = f"{name} is {number}; it cannot be negative"
             raise ConfigError(msg)
+
+
+def by_tenant(addresses: Iterable[Address]) -> list[tuple[str, list[Address]]]:
+    """Return addresses by tenant, in their order and each once."""
+    return [
+        (tenant, list(group))
+        for tenant, group in groupby(sorted(set(addresses)), key=lambda address: address.tenant)
+    ]
 
 
 def columns(addresses: Iterable[Address]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
-import numpy as np
 import psycopg
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
@@ -28,7 +28,6 @@ from langgraph.store.base import (
     ensure_embeddings,
 )
 from langgraph.store.base.embed import AEmbeddingsFunc, EmbeddingsFunc
-from pgvector import HalfVector
 from psycopg.rows import tuple_row
 
 from memkit.db.database import Database, Transaction
@@ -37,35 +36,36 @@ from memkit.db.pool import Connection, PoolConfig, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
 from memkit.errors import (
     ConfigError,
-    DimensionMismatch,
     MemkitError,
     StoreError,
     VersionConflict,
 )
-from memkit.store import reads, writes
-from memkit.store.plan import (
-    SEARCH_MODES,
-    Address,
-    Batch,
-    Distance,
-    SearchMode,
-    Statement,
-    plan,
-)
+from memkit.store import meta, reads, writes
+from memkit.store.indexes import Built, Indexes, settings
+from memkit.store.plan import SEARCH_MODES, Address, Batch, SearchMode, plan
+from memkit.store.search import ranked
+from memkit.store.text import Languages
+from memkit.store.vectors import Distance, VectorSpace
 
 logger = logging.getLogger(__name__)
 
+Cursor: TypeAlias = psycopg.Cursor[Any]
 Embed = Embeddings | EmbeddingsFunc | AEmbeddingsFunc | str
-_DISTANCES = ("cosine", "l2", "inner_product")
 _SWEEP_INTERVAL_MINUTES = 5.0
 
 
 class SemanticIndexConfig(IndexConfig, total=False):
-    """LangGraph's IndexConfig, and the distance that ranks in mode "vector"."""
+    """LangGraph's IndexConfig, and what SemanticStore knows besides."""
 
-    distance_type: Literal["l2", "inner_product", "cosine"]
+    distance_type: Distance
+    """What ranks in mode "vector"."""
     ann_index_config: Mapping[str, Any]
-    """Accepted as PostgresStore takes it; every search here is exact."""
+    """As PostgresStore takes it, and of it: `vector_type` is "halfvec", the default, or "vector"
+    for full precision; `kind` "flat" never builds an index. Which index is built is measured."""
+    language: str
+    """The text search configuration for words, "english" by default; "simple" stems nothing."""
+    language_field: str
+    """The field of a value that names the language of its texts, where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,15 @@ class EmbedQueries:
     async def arun(self) -> Any:
         """Call `aembed_query` for all at once."""
         return await asyncio.gather(*map(self.embeddings.aembed_query, self.queries))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How the queries of a batch rank: their mode, the language of their words, their vectors."""
+
+    mode: SearchMode | None
+    language: str | None
+    vectors: Mapping[str, Any]
 
 
 class SemanticStore(BaseStore):
@@ -113,9 +122,12 @@ class SemanticStore(BaseStore):
 
     __slots__ = (
         "_database",
-        "_distance",
         "_fields",
+        "_indexes",
+        "_language_field",
+        "_languages",
         "_resources",
+        "_space",
         "_stop_sweeping",
         "_sweeper",
         "dims",
@@ -145,7 +157,9 @@ class SemanticStore(BaseStore):
         self.embeddings: Embeddings | None = None
         self.dims: int | None = None
         self._fields: tuple[str, ...] | None = None
-        self._distance: Distance = "cosine"
+        self._space: VectorSpace | None = None
+        self._languages = Languages("english", frozenset(("english",)))
+        self._language_field: str | None = None
         if index is not None:
             self._configure(index)
         elif search_mode == "text":
@@ -154,31 +168,31 @@ class SemanticStore(BaseStore):
         self._sweeper: Future[None] | None = None
         self._stop_sweeping = threading.Event()
         self._database = Database(conninfo, pool_config=pool_config, check=self._check)
+        self._indexes = Indexes(self._database, self._space, used=_may_index(index))
         self._database.connect().close()  # fails now rather than at the first turn
 
     def _configure(self, index: SemanticIndexConfig | IndexConfig) -> None:
         fields: str | Sequence[str] = index.get("fields") or ["$"]
         self._fields = (fields,) if isinstance(fields, str) else tuple(fields)
-        distance = index.get("distance_type", "cosine")
-        if distance not in _DISTANCES:
-            msg = f"distance_type is one of {', '.join(_DISTANCES)}, not {distance!r}"
-            raise ConfigError(msg)
+        more = cast("SemanticIndexConfig", index)
+        # Which ones the server knows is asked when it is first needed.
+        self._languages = replace(self._languages, default=more.get("language", "english"))
+        self._language_field = more.get("language_field")
+        distance = cast("Distance", index.get("distance_type", "cosine"))
         if distance != "cosine" and self.search_mode == "hybrid":
             msg = (
                 f"hybrid search fuses cosine similarity with words; for distance_type="
                 f"{distance!r} pass search_mode='vector'"
             )
             raise ConfigError(msg)
-        self._distance = cast("Distance", distance)
         if index.get("embed") is None:
             if self.search_mode != "text":
                 raise ConfigError(_no_embeddings(self.search_mode))
             return
-        dims = index.get("dims")
-        if not isinstance(dims, int) or dims < 1:
-            msg = f"index['dims'] is the length of the embeddings, at least 1; got {dims!r}"
-            raise ConfigError(msg)
-        self.dims = dims
+        ann: Any = index.get("ann_index_config") or {}
+        vector_type = ann.get("vector_type", "halfvec")
+        self._space = VectorSpace(cast("int", index.get("dims")), distance, vector_type)
+        self.dims = self._space.dims
         self.embeddings = ensure_embeddings(index["embed"])
 
     @classmethod
@@ -269,7 +283,9 @@ class SemanticStore(BaseStore):
             self._database.connect() as connection,
         ):
             migrate(connection)
-            self._claim_dims(connection)
+            if self._space is not None:
+                meta.set_column_type(connection, self._space)
+            self._claim(connection)
 
     async def asetup(self) -> None:
         """Do what `setup` does, on a thread."""
@@ -280,6 +296,7 @@ class SemanticStore(BaseStore):
         if self._database.is_inherited:
             return
         self.stop_ttl_sweeper()
+        self._indexes.close()
         self._database.close()
         self._resources.close()
 
@@ -409,6 +426,7 @@ class SemanticStore(BaseStore):
         offset: int = 0,
         refresh_ttl: bool | None = None,
         mode: SearchMode | None = None,
+        language: str | None = None,
     ) -> list[SearchItem]:
         """Search a namespace and all below it.
 
@@ -420,6 +438,7 @@ class SemanticStore(BaseStore):
             offset: How many to skip; pages neither lose nor repeat an item.
             refresh_ttl: Whether a hit starts its time to live anew; None asks the TTLConfig.
             mode: The search mode of this one call.
+            language: Of the query's words; None takes the store's.
 
         Returns:
             Items, best first; those without an indexed text come last, with score None.
@@ -428,7 +447,7 @@ class SemanticStore(BaseStore):
             ConfigError: The mode needs an index that this store lacks, or the filter is wrong.
         """
         op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
-        return cast("list[SearchItem]", run(self._body([op], mode))[0])
+        return cast("list[SearchItem]", run(self._body([op], mode, language))[0])
 
     async def asearch(
         self,
@@ -441,10 +460,11 @@ class SemanticStore(BaseStore):
         offset: int = 0,
         refresh_ttl: bool | None = None,
         mode: SearchMode | None = None,
+        language: str | None = None,
     ) -> list[SearchItem]:
         """Do what `search` does without blocking the event loop."""
         op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
-        return cast("list[SearchItem]", (await arun(self._body([op], mode)))[0])
+        return cast("list[SearchItem]", (await arun(self._body([op], mode, language)))[0])
 
     def _search_op(  # noqa: PLR0917 - passed on in BaseStore's order
         self,
@@ -460,11 +480,15 @@ class SemanticStore(BaseStore):
         return SearchOp(prefix, filter_, limit, offset, query, refresh_ttl)
 
     def _body(
-        self, ops: Sequence[Op | PutIf], mode: SearchMode | None = None
+        self,
+        ops: Sequence[Op | PutIf],
+        mode: SearchMode | None = None,
+        language: str | None = None,
     ) -> Body[list[Result]]:
         mode = self._mode(mode)
-        batch = plan(ops, self._fields)
-        vectors = queries = None
+        batch = plan(ops, self._fields, self._language_field)
+        vectors: list[Any] = []
+        queries: dict[str, Any] = {}
         if self.embeddings is not None:
             texts = list(dict.fromkeys(passage.text for passage in batch.passages))
             if texts:
@@ -475,7 +499,7 @@ class SemanticStore(BaseStore):
                 queries = self._vectors(asked, (yield EmbedQueries(self.embeddings, asked)))
 
         def work(connection: Connection) -> list[Result]:
-            return self._execute(connection, batch, mode, vectors, queries or {})
+            return self._execute(connection, batch, vectors, Ranking(mode, language, queries))
 
         results: list[Result] = yield Transaction(self._database, work)
         return results
@@ -491,61 +515,51 @@ class SemanticStore(BaseStore):
             raise ConfigError(msg)
         if mode != "text" and self.embeddings is None:
             raise ConfigError(_no_embeddings(mode))
-        if mode == "hybrid" and self._distance != "cosine":
-            msg = f"mode='hybrid' needs distance_type='cosine'; this store has {self._distance!r}"
+        if mode == "hybrid" and self._space is not None and self._space.distance != "cosine":
+            msg = (
+                "mode='hybrid' needs distance_type='cosine'; this store has "
+                f"{self._space.distance!r}"
+            )
             raise ConfigError(msg)
         return mode
 
-    def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, HalfVector]:
+    def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, Any]:
         """Check what the embeddings gave before anything is written."""
         if len(embedded) != len(texts):
             msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
             raise StoreError(msg)
-        vectors = {}
-        for text, numbers in zip(texts, embedded, strict=True):
-            if len(numbers) != self.dims:
-                msg = (
-                    f"the embeddings gave a vector of length {len(numbers)}, but the store was "
-                    f"opened with dims={self.dims}; pass dims={len(numbers)}, or other embeddings"
-                )
-                raise DimensionMismatch(msg)
-            with np.errstate(over="ignore"):
-                half = np.asarray(numbers, dtype=np.float32).astype(">f2")
-            if not np.isfinite(half).all():
-                msg = (
-                    f"the embedding of {text[:60]!r} holds NaN, an infinity or a number beyond "
-                    f"{np.finfo(np.float16).max:.0f}, which vectors of half precision cannot hold"
-                )
-                raise StoreError(msg)
-            vectors[text] = HalfVector(half)
-        return vectors
+        space = cast("VectorSpace", self._space)
+        return {
+            text: space.encode(numbers, text) for text, numbers in zip(texts, embedded, strict=True)
+        }
 
     def _execute(
         self,
         connection: Connection,
         batch: Batch,
-        mode: SearchMode | None,
-        vectors: Sequence[HalfVector] | None,
-        queries: Mapping[str, HalfVector],
+        vectors: Sequence[Any],
+        ranking: Ranking,
     ) -> list[Result]:
         results: list[Result] = [None] * batch.size
         due: set[Address] = set()
         with connection.cursor(row_factory=tuple_row) as cursor:
             if batch.gets:
-                rows = cursor.execute(*reads.get([op for _, op in batch.gets])).fetchall()
-                items = {found.address: found for found in map(reads.found, rows)}
+                items = {
+                    hit.address: hit
+                    for statement in reads.get([op for _, op in batch.gets])
+                    for hit in map(reads.found, cursor.execute(*statement).fetchall())
+                }
                 for place, get in batch.gets:
                     hit = items.get(Address.of(get.namespace, get.key))
                     if hit is not None:
                         results[place] = reads.as_item(hit.item)
-                        if get.refresh_ttl and hit.has_ttl:
+                        if get.refresh_ttl and hit.is_due:
                             due.add(hit.address)
             for place, search in batch.searches:
-                vector = queries.get(search.query or "")
-                hits = _hits(cursor, search, reads.search(search, mode, vector, self._distance))
+                hits = self._hits(cursor, search, ranking)
                 results[place] = list[SearchItem](hit.item for hit in hits)
                 if search.refresh_ttl:
-                    due.update(hit.address for hit in hits if hit.has_ttl)
+                    due.update(hit.address for hit in hits if hit.is_due)
             for place, listing in batch.listings:
                 rows = cursor.execute(*reads.list_namespaces(listing)).fetchall()
                 results[place] = reads.namespaces(rows)
@@ -560,18 +574,70 @@ class SemanticStore(BaseStore):
                     raise VersionConflict(
                         writes.conflict(first, batch.writes[first], version, len(others) - 1)
                     )
-            for statement in writes.write(batch, vectors):
+            for statement in writes.write(
+                batch,
+                vectors,
+                vector_type=self._space.type if self._space else "halfvec",
+                languages=self._languages,
+            ):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.
             for statement in writes.refresh(due - batch.writes.keys()):
                 cursor.execute(*statement)
         return results
 
+    def _hits(self, cursor: Cursor, op: SearchOp, ranking: Ranking) -> list[reads.Found]:
+        """Return what a search finds: the next statement is for where one gives too few."""
+        if not op.query or ranking.mode is None:
+            return [reads.found(row) for row in cursor.execute(*reads.browse(op)).fetchall()]
+        reach = self._indexes.reach(op.namespace_prefix, cursor.connection)
+        if reach is not None:
+            cursor.execute(settings(reach))
+        statements = ranked(
+            op,
+            ranking.mode,
+            space=self._space,
+            vector=ranking.vectors.get(op.query),
+            language=self._languages.checked(ranking.language),
+            reach=reach,
+        )
+        started = time.perf_counter()
+        hits: list[reads.Found] = []
+        for statement in statements:
+            # A statement prepared for all tenants could not use one tenant's indexes.
+            cursor.execute(*statement, prepare=False if reach else None)
+            hits = [reads.found(row) for row in cursor.fetchall()]
+            if len(hits) == op.limit:
+                break
+        if reach is None:
+            self._indexes.noticed(op.namespace_prefix, time.perf_counter() - started)
+        return hits
+
     # The tables behind it
+
+    def build_indexes(self) -> list[Built]:
+        """Build now what slow searches would lead to in the background: indexes where they pay.
+
+        Returns:
+            What was built, per tenant with many items and for all of them.
+
+        Raises:
+            StoreError: The database refuses, or cannot be reached.
+        """
+        return self._indexes.build()
+
+    async def abuild_indexes(self) -> list[Built]:
+        """Do what `build_indexes` does without blocking the event loop."""
+        return await self._database.in_thread(self.build_indexes)
 
     def _check(self, connection: Connection) -> None:
         verify(connection)
-        self._claim_dims(connection)
+        self._claim(connection)
+
+    def _claim(self, connection: Connection) -> None:
+        self._languages = meta.languages(connection, self._languages.default)
+        if self._space is not None and self.embeddings is not None:
+            meta.claim(connection, self._space, self.embeddings, self._database.place)
 
     def stored_dims(self) -> int | None:
         """Return the length of the vectors in the database, None if it never held any.
@@ -579,27 +645,7 @@ class SemanticStore(BaseStore):
         Raises:
             StoreError: The database cannot be reached, or was not set up.
         """
-        return self._database.run(_stored_dims)
-
-    def _claim_dims(self, connection: Connection) -> None:
-        """Record the length of the vectors on first use, and hold everyone to it afterwards."""
-        if self.dims is None:
-            return
-        stored = _stored_dims(connection)
-        if stored is None:  # a role that may only read gets along without
-            connection.execute(
-                "INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%s::integer))"
-                " ON CONFLICT (name) DO NOTHING",
-                (self.dims,),
-            )
-            stored = _stored_dims(connection)
-        if stored != self.dims:
-            msg = (
-                f"{self._database.place} holds vectors of {stored} dimensions, but these "
-                f"embeddings have {self.dims}; use the embeddings that the vectors were made "
-                "with, or another database"
-            )
-            raise DimensionMismatch(msg)
+        return self._database.run(meta.stored_dims)
 
     # Time to live
 
@@ -663,22 +709,8 @@ class SemanticStore(BaseStore):
         return True
 
 
-def _hits(
-    cursor: psycopg.Cursor[Any], search: SearchOp, statements: Iterable[Statement]
-) -> list[reads.Found]:
-    """Return what a search finds: the next statement is for where one gives too few."""
-    hits: list[reads.Found] = []
-    for statement in statements:
-        hits = [reads.found(row) for row in cursor.execute(*statement).fetchall()]
-        if len(hits) == search.limit:
-            break
-    return hits
-
-
-def _stored_dims(connection: Connection) -> int | None:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute("SELECT value FROM memkit_meta WHERE name = 'dims'").fetchone()
-    return row[0] if row else None
+def _may_index(index: Mapping[str, Any] | None) -> bool:
+    return ((index or {}).get("ann_index_config") or {}).get("kind") != "flat"
 
 
 def _expired_tenants(connection: Connection) -> list[tuple[str, Any]]:

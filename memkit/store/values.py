@@ -1,7 +1,8 @@
 r"""Between Python's JSON values and what jsonb and text can hold, without loss.
 
-Postgres stores neither NUL nor lone surrogates. They, and the escape character itself, become
-`\ue000` and four hexadecimal digits; strings without them are stored as they are.
+Postgres stores neither NUL nor lone surrogates, and U+0001 separates labels in an index. They, and
+the escape character itself, become `\ue000` and four hexadecimal digits; strings without them are
+stored as they are.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from memkit.errors import StoreError
 
 _ESCAPE = "\ue000"
-_UNFIT = re.compile("[\x00\ud800-\udfff\ue000]")
+_UNFIT = re.compile("[\x00\x01\ud800-\udfff\ue000]")
 _ESCAPED = re.compile(_ESCAPE + "([0-9a-f]{4})")
 _EXACT_BELOW = 1e16  # from here on, Python writes a float with an exponent
 

@@ -11,8 +11,10 @@ from typing import Any
 from zlib import crc32
 
 from memkit.store import namespace as ns
-from memkit.store.plan import LIVE, Address, Batch, Passage, Statement, Write, columns
+from memkit.store.plan import LIVE, Address, Batch, Statement, Write, by_tenant, columns
+from memkit.store.text import Languages
 from memkit.store.values import unescape
+from memkit.store.vectors import VectorType
 
 _TURNS = 64
 _TAKE_TURN = """
@@ -78,15 +80,18 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 
 _DELETE = """
 DELETE FROM {table} old
-USING unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
-    AS gone (tenant, namespace, key)
-WHERE old.tenant = gone.tenant AND old.namespace = gone.namespace AND old.key = gone.key
+USING unnest(%(namespaces)s::text[], %(keys)s::text[]) AS gone (namespace, key)
+WHERE old.tenant = %(tenant)s AND old.namespace = gone.namespace AND old.key = gone.key
 """
 
+# A tsvector holds at most 1 MB, hence left(). unnest pads the shorter array with NULL.
 _INDEX = """
-INSERT INTO memkit_passages (tenant, namespace, key, path, text, embedding)
-SELECT * FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[],
-    %(paths)s::text[], %(texts)s::text[], {embeddings})
+INSERT INTO memkit_passages (tenant, namespace, key, path, text, embedding, tsv, terms)
+SELECT tenant, namespace, key, path, text, embedding,
+    to_tsvector(language::regconfig, left(text, 100000)), memkit_terms(plain::jsonb)
+FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
+    %(texts)s::text[], %(plain)s::text[], %(languages)s::text[], %(vectors)b::{vector_type}[])
+    AS new (tenant, namespace, key, path, text, plain, language, embedding)
 """
 
 # A row that someone else is writing is left alone: the writer sets its expiry.
@@ -152,14 +157,18 @@ def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
     ]
 
 
-def write(batch: Batch, vectors: Sequence[Any] | None) -> list[Statement]:
+def write(
+    batch: Batch, vectors: Sequence[Any], *, vector_type: VectorType, languages: Languages
+) -> list[Statement]:
     """Return the statements of a batch's other writes, and of all its passages.
 
     The passages of every item written are replaced: a text that is gone is found no more.
 
     Args:
         batch: The batch.
-        vectors: One per passage; None where there are none.
+        vectors: One per passage, or none at all.
+        vector_type: pgvector's type.
+        languages: Of the words.
     """
     kept = {address: new for address, new in batch.writes.items() if new.value is not None}
     plain = {address: new for address, new in kept.items() if new.if_version is None}
@@ -171,36 +180,33 @@ def write(batch: Batch, vectors: Sequence[Any] | None) -> list[Statement]:
     statements = []
     if plain:
         statements.append(Statement(_UPSERT, {**columns(plain), **_contents(plain)}))
-    if kept:
-        statements.append(Statement(_DELETE.format(table="memkit_passages"), columns(kept)))
-    if gone:
-        statements.append(Statement(_DELETE.format(table="memkit_items"), columns(gone)))
+    statements += _delete("memkit_passages", kept)
+    statements += _delete("memkit_items", gone)
     if batch.passages:
-        statements.append(_index(batch.passages, vectors))
+        params = {
+            **columns([passage.address for passage in batch.passages]),
+            "paths": [passage.path for passage in batch.passages],
+            "texts": [passage.text for passage in batch.passages],
+            "plain": [passage.plain for passage in batch.passages],
+            "vectors": list(vectors),
+            "languages": [languages.of(passage.language) for passage in batch.passages],
+        }
+        statements.append(Statement(_INDEX.format(vector_type=vector_type), params))
     return statements
 
 
-def _index(rows: Sequence[Passage], vectors: Sequence[Any] | None) -> Statement:
-    params = {
-        **columns([row.address for row in rows]),
-        "paths": [row.path for row in rows],
-        "texts": [row.text for row in rows],
-    }
-    if vectors is None:
-        # unnest pads the shorter array with NULL.
-        return Statement(_INDEX.format(embeddings="ARRAY[]::halfvec[]"), params)
-    params["vectors"] = list(vectors)
-    return Statement(_INDEX.format(embeddings="%(vectors)b::halfvec[]"), params)
+def _delete(table: str, addresses: Iterable[Address]) -> list[Statement]:
+    return [
+        Statement(_DELETE.format(table=table), {**columns(group), "tenant": tenant})
+        for tenant, group in by_tenant(addresses)
+    ]
 
 
 def refresh(addresses: Iterable[Address]) -> list[Statement]:
     """Return the statements that start the time to live of some items anew, one per tenant."""
-    by_tenant: dict[str, list[Address]] = {}
-    for address in sorted(set(addresses)):
-        by_tenant.setdefault(address.tenant, []).append(address)
     return [
         Statement(_REFRESH, {**columns(group), "tenant": tenant})
-        for tenant, group in by_tenant.items()
+        for tenant, group in by_tenant(addresses)
     ]
 
 

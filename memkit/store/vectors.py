@@ -1,0 +1,112 @@
+"""The vectors of a store: how long, how near, how precise; and from floats to what is sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from pgvector import HalfVector, Vector
+
+from memkit.errors import ConfigError, DimensionMismatch, StoreError
+
+Distance: TypeAlias = Literal["cosine", "l2", "inner_product"]
+VectorType: TypeAlias = Literal["halfvec", "vector"]
+DISTANCES: tuple[str, ...] = get_args(Distance)
+VECTOR_TYPES: tuple[str, ...] = get_args(VectorType)
+
+_OPERATORS = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
+_CLASSES = {"cosine": "cosine", "l2": "l2", "inner_product": "ip"}
+# What pgvector stores, and what its indexes take.
+_MOST_DIMS = 16_000
+_MOST_INDEXED_DIMS = {"halfvec": 4_000, "vector": 2_000}
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpace:
+    """The space that all vectors of a store lie in.
+
+    Attributes:
+        dims: The length of a vector.
+        distance: What ranks in mode "vector".
+        type: pgvector's type: "halfvec" has two bytes a number, "vector" four.
+
+    Raises:
+        ConfigError: There is no such space.
+    """
+
+    dims: int
+    distance: Distance = "cosine"
+    type: VectorType = "halfvec"
+
+    def __post_init__(self) -> None:
+        """Refuse what pgvector would refuse later."""
+        dims: Any = self.dims
+        if not isinstance(dims, int) or not 0 < dims <= _MOST_DIMS:
+            msg = (
+                "index['dims'] is the length of the embeddings, from 1 to "
+                f"{_MOST_DIMS:,}; got {dims!r}"
+            )
+            raise ConfigError(msg)
+        if self.distance not in DISTANCES:
+            msg = f"distance_type is one of {', '.join(DISTANCES)}, not {self.distance!r}"
+            raise ConfigError(msg)
+        if self.type not in VECTOR_TYPES:
+            msg = f"vector_type is one of {', '.join(VECTOR_TYPES)}, not {self.type!r}"
+            raise ConfigError(msg)
+
+    @property
+    def can_be_indexed(self) -> bool:
+        """Whether pgvector has an index for vectors of this length."""
+        return self.dims <= _MOST_INDEXED_DIMS[self.type]
+
+    @property
+    def column(self) -> str:
+        """The SQL of a passage's vector, as indexes have it: they want to know its length."""
+        return f"embedding::{self.type}({self.dims})"
+
+    @property
+    def index_class(self) -> str:
+        """The operator class of an index for this distance."""
+        return f"{self.type}_{_CLASSES[self.distance]}_ops"
+
+    def order(self, column: str) -> str:
+        """Return the SQL by which the nearest to %(vector)s come first."""
+        return f"{column} {_OPERATORS[self.distance]} %(vector)b::{self.type}"
+
+    def similarity(self, column: str) -> str:
+        """Return the SQL of the score, which is higher for what is nearer."""
+        if self.distance != "cosine":
+            return f"-({self.order(column)})"
+        # A vector of zeros has no direction: its cosine is NaN in pgvector, and 0 here.
+        return f"coalesce(nullif(1 - ({self.order(column)}), 'NaN'), 0)"
+
+    def encode(self, numbers: Sequence[float], text: str) -> HalfVector | Vector:
+        """Return a vector as it is sent, in binary.
+
+        Args:
+            numbers: The embedding, of length `dims`.
+            text: What it is the embedding of, for messages.
+
+        Raises:
+            DimensionMismatch: It has another length.
+            StoreError: It holds a number that the type cannot.
+        """
+        if len(numbers) != self.dims:
+            msg = (
+                f"the embeddings gave a vector of length {len(numbers)}, but the store was "
+                f"opened with dims={self.dims}; pass dims={len(numbers)}, or other embeddings"
+            )
+            raise DimensionMismatch(msg)
+        vector = np.asarray(numbers, dtype=np.float32)
+        if self.type == "halfvec":
+            with np.errstate(over="ignore"):
+                vector = vector.astype(">f2")
+        if not np.isfinite(vector).all():
+            msg = (
+                f"the embedding of {text[:60]!r} holds NaN, an infinity or a number that "
+                f"{self.type} cannot hold"
+            )
+            if self.type == "halfvec":
+                msg += f": half precision ends at {np.finfo(np.float16).max:.0f}"
+            raise StoreError(msg)
+        return HalfVector(vector) if self.type == "halfvec" else Vector(vector)
