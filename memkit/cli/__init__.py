@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from memkit.cli.facts import add_commands
+from memkit.cli import facts, store
 from memkit.errors import ConfigError, MemkitError
 
 _EXIT_FAILED = 1
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _interrupted(arguments: argparse.Namespace) -> int:
     told = "; nothing is lost, the same command goes on from here"
-    print(f"\nmemkit: interrupted{told if arguments.run is _demo else ''}", file=sys.stderr)
+    resumable = getattr(arguments, "resumable", False)
+    print(f"\nmemkit: interrupted{told if resumable else ''}", file=sys.stderr)
     return _EXIT_INTERRUPTED
 
 
@@ -107,13 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--yes", action="store_true", help="do not ask before --fresh deletes")
     demo.add_argument("--export-svg", metavar="PATH", help="save an excerpt as a picture")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, resumable=True)
 
     setup = commands.add_parser("setup", help="create or migrate the tables of the store")
     setup.add_argument("--dsn", required=True, help="postgresql://user:password@host/database")
     setup.set_defaults(run=_setup)
 
-    add_commands(commands)
+    facts.add_commands(commands)
+    store.add_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check that everything runs on this machine")
     doctor.set_defaults(run=_doctor)
