@@ -13,6 +13,7 @@ word for them nor have a known form, a password of several plain words without q
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -43,8 +44,9 @@ _PEM = re.compile(
 _KEPT_OUT = r"(?!\[(?:card number|password|key)\])"
 _IN_ADDRESS = re.compile(rf"://[^\s:/?#@]{{0,100}}:(?P<secret>{_KEPT_OUT}[^\s:/?#@]{{1,200}})@")
 
-_BETWEEN_GROUPS = "[ .\u00a0\u202f\u2010-\u2013-]"
-_NUMBERS = re.compile(rf"[0-9]+(?:(?:{_BETWEEN_GROUPS}|\n)[0-9]+)*")
+_INVISIBLE = "\u00ad\u200b-\u200d\u2060\ufeff"
+_BETWEEN_GROUPS = rf"(?:[ .\u00a0\u202f\u2010-\u2013{_INVISIBLE}_/·-]| [\u2010-\u2013-] |\n)"
+_NUMBERS = re.compile(rf"[0-9]+(?:{_BETWEEN_GROUPS}[0-9]+)*")
 # Words and web addresses have numbers of their own.
 _NO_CARD_BEHIND = re.compile(r"[^\W\d_]\Z|://\S*\Z")
 _NETWORKS = re.compile(
@@ -54,23 +56,27 @@ _NETWORKS = re.compile(
     r"|(?:5[06-8]|6[0-9])\d{11,17}"  # Maestro
 )
 
-_PASSWORD = r"pass ?(?:word|code|wort)|passwd|pwd|(?:admin|root|user) pass"  # noqa: S105 - a pattern
+_PASSWORD = r"pass ?(?:word|code|wort)|passwd|pwd|(?:admin|root|user) pass|pass(?=:\s?\S+\s*\Z|=\S)"  # noqa: S105 - a pattern
 _CODE = (
     r"pin(?: code| number)?|cvv|cvc|otp|one[ -]time (?:code|password|pin)"
     r"|(?:security|verification|authentication|login|sms|2fa|door|gate|entry|access|alarm|safe"
-    r"|unlock) (?:code|pin)|your code|(?:(?:lock|safe|locker|vault) )?combination"
+    r"|unlock) (?:code|pin)|(?:secret|safe|magic) ?word|your code"
+    r"|(?:(?:lock|safe|locker|vault) )?combination"
     r"|api[ _-]?(?:key|token)|secret(?:[ _](?:access[ _])?key|[ _]token)|client[ _]secret"
     r"|(?:access|auth|bearer|refresh)[ _](?:key|token)"
 )
 _OF_WHAT = r"(?: (?:for|of|to|on|at|in) (?:[\w’'-]+ ){0,4}?[\w’'-]+)?"
+# "my password, as I told you, is x"
+_BY_THE_WAY = r"(?:, [\w’' ]{2,40},| \([\w’' ]{2,40}\)| as [\w’']+)?"
 _IS = (
     r"(?:[\"'`*_]{0,3}\s?(?:[:=]|->)\s{0,3}|(?:['’]s| is| was| are| reads| changed to| has been"
-    r"| will be)(?: (?:now|still|simply|just|called|set to|also|always|currently))*:?\s)"
+    r"| will be)"
+    r"(?:,? (?:now|still|simply|just|called|set to|also|(?:as )?always|currently),?)*:?\s)"
 )
 # "the Wi-Fi password for the office is now: x"; what follows is the secret if it looks like one.
 _SAID = re.compile(
     rf"(?<![^\W_])(?P<name>(?P<password>{_PASSWORD})|{_CODE})s?(?![^\W_])"
-    rf"(?:(?P<is>{_OF_WHAT}{_IS})|\s){_KEPT_OUT}"
+    rf"(?:(?P<is>{_OF_WHAT}{_BY_THE_WAY}{_IS})|\s){_KEPT_OUT}"
     rf"(?:[\"“«`](?P<quoted>{_KEPT_OUT}[^\"”»`\n]{{2,120}})[\"”»`]"
     rf"|[‘'*_(]{{0,3}}(?P<secret>{_KEPT_OUT}[^\s‘'’\"“”«»`][^\s\"“”«»`]{{2,1023}}))",
     re.IGNORECASE,
@@ -193,7 +199,7 @@ def _candidates(text: str) -> Iterator[Secret]:
     yield from _passwords(text)
     if not re.search(r"\d", text):
         return  # no card number, and hardly a key
-    yield from _cards(text)
+    yield from _cards(_with_plain_digits(text))
     for match in _TOKEN.finditer(text):
         # A stretch of letters and digits, which "sk-my-favourite-places-2026" has not.
         if re.search(r"(?=\d*[a-zA-Z])(?=[a-zA-Z]*\d)[a-zA-Z0-9]{10}", match[0]):
@@ -260,6 +266,13 @@ def _cards(text: str) -> Iterator[Secret]:
                 yield Secret("card number", groups[first][0], groups[last][1])
                 first = last
             first += 1
+
+
+def _with_plain_digits(text: str) -> str:
+    """Return a text with fullwidth, Arabic and other digits as 0-9, one for one."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(c, c)) for c in text)
 
 
 def _card_from(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
