@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import errors as pg
 
 from memkit.db.pool import (
@@ -25,7 +27,8 @@ from memkit.errors import StoreError
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-# Transactions of other programs may cross ours; Postgres ends one of the two, which runs again.
+# Transactions of other programs may cross ours; Postgres ends one of the two, which runs again. So
+# does what found its connection broken, unless it was about to commit: that may have been done.
 _ATTEMPTS = 5
 
 
@@ -60,8 +63,13 @@ class Database:
         self._refuse_if_closed()
         return connect(self.conninfo, **self._config.get("kwargs", {}))
 
-    def run(self, work: Work[T]) -> T:
-        """Run `work` in one transaction; it may run again if Postgres ended it for a deadlock.
+    def run(self, work: Work[T], *, writes: bool = True) -> T:
+        """Run `work`, and again if Postgres ended it for a deadlock or the connection broke.
+
+        Args:
+            work: What to do on a connection.
+            writes: Whether it is one transaction: all of it or nothing. Otherwise each statement
+                stands for itself, which saves two round trips.
 
         Raises:
             StoreError: See `memkit.db.pool.translated`; nothing was written, unless the
@@ -70,17 +78,34 @@ class Database:
         pool = self._opened()
         with translated(self.conninfo):
             for attempt in range(1, _ATTEMPTS + 1):
+                connection: Connection | None = None
+                committing = False
                 try:
-                    with pool.connection() as connection, connection.transaction():
-                        return work(connection)
+                    with pool.connection() as connection:
+                        if not writes:
+                            return work(connection)
+                        with connection.transaction():
+                            result = work(connection)
+                            committing = True
+                        return result
                 except (pg.DeadlockDetected, pg.SerializationFailure):
                     if attempt == _ATTEMPTS:
                         raise
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    if connection is None or not connection.closed or attempt == _ATTEMPTS:
+                        raise
+                    if committing:
+                        msg = (
+                            f"the connection to {self.place} broke while it committed: all was "
+                            "written, or nothing; look before you write it again"
+                        )
+                        raise StoreError(msg) from error
+                    pool.check()  # a server that went away leaves every connection broken
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    async def arun(self, work: Work[T]) -> T:
+    async def arun(self, work: Work[T], *, writes: bool = True) -> T:
         """Run `work` as `run` does, on a thread."""
-        return await self.in_thread(self.run, work)
+        return await self.in_thread(partial(self.run, work, writes=writes))
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Call a blocking function on one of the threads of this database."""
@@ -124,15 +149,16 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """An effect (see memkit.effects): run `work` in one transaction; the answer is its result."""
+    """An effect (see memkit.effects): what `Database.run` does; the answer is its result."""
 
     database: Database
     work: Work[Any]
+    writes: bool = True
 
     def run(self) -> Any:
         """Run it here."""
-        return self.database.run(self.work)
+        return self.database.run(self.work, writes=self.writes)
 
     async def arun(self) -> Any:
         """Run it on a thread of the database."""
-        return await self.database.arun(self.work)
+        return await self.database.arun(self.work, writes=self.writes)

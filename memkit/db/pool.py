@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeAlias, TypedDict
 
 import psycopg
@@ -17,6 +18,7 @@ Pool: TypeAlias = ConnectionPool[Connection]
 
 CONNECT_TIMEOUT_S = 10
 CHECKOUT_TIMEOUT_S = 10.0
+STATEMENT_TIMEOUT_S = 60.0
 
 # The schema is not what the statements expect.
 _SCHEMA_ERRORS = (
@@ -28,16 +30,31 @@ _SCHEMA_ERRORS = (
 )
 
 
+# What operators have to do something about.
+_SAYINGS: dict[type[psycopg.Error], str] = {
+    pg.QueryCanceled: "ended a statement that took longer than statement_timeout_s in pool_config",
+    pg.DiskFull: "has no space left on its disk",
+    pg.TooManyConnections: "takes no more connections: lower max_size, or raise max_connections",
+    pg.AdminShutdown: "was shut down; try again when it is back",
+    pg.CrashShutdown: "crashed and is recovering; try again when it is back",
+    pg.CannotConnectNow: "is starting up or shutting down; try again in a moment",
+    pg.ReadOnlySqlTransaction: "is read-only: is it a standby?",
+}
+
+
 class PoolConfig(TypedDict, total=False):
     """Bounds of a connection pool, with the names that PostgresStore uses.
 
     `min_size` connections are kept (default 1), at most `max_size` are open (default 8), and
-    `kwargs` goes to every connection.
+    `kwargs` goes to every connection: behind PgBouncer in transaction mode, {"prepare_threshold":
+    None} where it keeps no prepared statements. A statement may take `statement_timeout_s` seconds
+    (default 60; 0 for ever); building tables and indexes is not held to it.
     """
 
     min_size: int
     max_size: int | None
     kwargs: dict[str, Any]
+    statement_timeout_s: float
 
 
 def place(conninfo: str) -> str:
@@ -104,6 +121,11 @@ def translated(conninfo: str) -> Iterator[None]:
             "use the embeddings they were made with, or another database"
         )
         raise DimensionMismatch(msg) from error
+    except tuple(_SAYINGS) as error:
+        what = next(said for kind, said in _SAYINGS.items() if isinstance(error, kind))
+        raise StoreError(
+            f"{place(conninfo)} {what} ({_said(error)}); nothing was written"
+        ) from error
     except psycopg.OperationalError as error:
         if error.sqlstate is None:
             msg = (
@@ -139,8 +161,7 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
         min_size=min_size,
         max_size=pool_size(config),
         kwargs=_options(conninfo, config.get("kwargs", {})),
-        configure=register_vector,
-        check=ConnectionPool.check_connection,
+        configure=partial(_configure, timeout_s=config.get("statement_timeout_s")),
         timeout=CHECKOUT_TIMEOUT_S,
         # A server that went away is tried again at the next use, not for minutes in between.
         reconnect_timeout=CONNECT_TIMEOUT_S,
@@ -150,6 +171,13 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
     with translated(conninfo):
         pool.open(wait=bool(min_size), timeout=CONNECT_TIMEOUT_S)
     return pool
+
+
+def _configure(connection: Connection, *, timeout_s: float | None) -> None:
+    register_vector(connection)
+    # As a statement: PgBouncer refuses it among the options of a connection.
+    milliseconds = int(1000 * (STATEMENT_TIMEOUT_S if timeout_s is None else timeout_s))
+    connection.execute("SELECT set_config('statement_timeout', %s, false)", (str(milliseconds),))
 
 
 def pool_size(config: PoolConfig | None) -> int:

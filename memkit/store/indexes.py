@@ -28,7 +28,7 @@ from memkit.db.database import Database
 from memkit.db.pool import Connection, translated
 from memkit.errors import MemkitError
 from memkit.store import namespace as ns
-from memkit.store.search import Reach
+from memkit.store.search import WITH_VECTOR, Reach
 from memkit.store.vectors import VectorSpace
 
 logger = logging.getLogger(__name__)
@@ -296,8 +296,9 @@ class _Builder:
         self, space: VectorSpace, questions: Sequence[Any], setting: str
     ) -> list[list[float]]:
         order = space.order(space.column)
+        tree = "" if self._scope else f" AND {WITH_VECTOR}"
         statement = (
-            f"SELECT {order} FROM memkit_passages WHERE {{within}} ORDER BY {order}"
+            f"SELECT {order} FROM memkit_passages WHERE {{within}}{tree} ORDER BY {order}"
             f" LIMIT {_NEIGHBOURS + 1}"
         )
         with self._connection.transaction():
@@ -312,10 +313,13 @@ class _Builder:
     ) -> str:
         name = f"{self._name(what)}_{generation}"
         self._execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")  # a build that was cut off
-        where = " WHERE {within}" if self._scope else ""
+        # The condition of the tree's keeps it from serving a tenant, whose own was measured.
+        where = (
+            f"{{within}} AND {WITH_VECTOR}" if what == "near" and not self._scope else "{within}"
+        )
         self._execute(
             f"CREATE INDEX CONCURRENTLY {name} ON memkit_passages USING {method}"
-            f" ({column}){options}{where}"
+            f" ({column}){options} WHERE {where}"
         )
         return name
 

@@ -44,6 +44,9 @@ class Reach(NamedTuple):
     probes: int | None
 
 
+WITH_VECTOR = "embedding IS NOT NULL"
+"""What a search of the whole tree says of a passage, and a search of a tenant does not."""
+
 _SAME_ITEM = "p.tenant = i.tenant AND p.namespace = i.namespace AND p.key = i.key"
 # Items that have no indexed text come last.
 _BEST_FIRST = f"score DESC NULLS LAST, {NEWEST} {PAGE}"
@@ -67,7 +70,7 @@ _SCORED_BY_VECTOR = """
 # The planner takes the index of vectors, or that of terms where few passages pass the filter.
 _NEAREST = """
         SELECT p.tenant, p.namespace, p.key, {near_similarity} AS score
-        FROM memkit_passages p WHERE {p_inside} AND {p_terms}
+        FROM memkit_passages p WHERE {p_inside} AND {p_terms} AND {p_near}
         ORDER BY {near_order} LIMIT %(near)s
 """
 _SCORED_BY_INDEX = f"""
@@ -132,7 +135,7 @@ _WITH_RARE_WORDS = f"""
 _OR_NEAR = f"""
         UNION ALL (
             SELECT p.tenant, p.namespace, p.key, {{near_similarity}}, {_FOUND}
-            FROM memkit_passages p WHERE {{p_inside}} AND {{p_terms}}
+            FROM memkit_passages p WHERE {{p_inside}} AND {{p_terms}} AND {{p_near}}
             ORDER BY {{near_order}} LIMIT %(near)s
         )
 """
@@ -210,6 +213,7 @@ def ranked(
         "i_subtree": ns.subtree_sql("i", prefix),
         "p_subtree": ns.subtree_sql("p", prefix),
         "p_inside": ns.subtree_sql("p", prefix, by_key=False),
+        "p_near": "true" if len(prefix) >= ns.TENANT_LABELS else f"p.{WITH_VECTOR}",
         "i_tenant": ns.tenant_sql("i", prefix),
         "p_tenant": ns.tenant_sql("p", prefix),
         "p_terms": "p.terms @> memkit_terms(%(equal)s::jsonb)" if equal else "true",

@@ -42,7 +42,7 @@ from memkit.errors import (
 )
 from memkit.store import meta, reads, writes
 from memkit.store.indexes import Built, Indexes, settings
-from memkit.store.plan import SEARCH_MODES, Address, Batch, SearchMode, plan
+from memkit.store.plan import SEARCH_MODES, Address, Batch, SearchMode, Statement, plan
 from memkit.store.search import ranked
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
@@ -501,7 +501,7 @@ class SemanticStore(BaseStore):
         def work(connection: Connection) -> list[Result]:
             return self._execute(connection, batch, vectors, Ranking(mode, language, queries))
 
-        results: list[Result] = yield Transaction(self._database, work)
+        results: list[Result] = yield Transaction(self._database, work, writes=bool(batch.writes))
         return results
 
     def _mode(self, mode: SearchMode | None) -> SearchMode | None:
@@ -591,8 +591,6 @@ class SemanticStore(BaseStore):
         if not op.query or ranking.mode is None:
             return [reads.found(row) for row in cursor.execute(*reads.browse(op)).fetchall()]
         reach = self._indexes.reach(op.namespace_prefix, cursor.connection)
-        if reach is not None:
-            cursor.execute(settings(reach))
         statements = ranked(
             op,
             ranking.mode,
@@ -601,16 +599,14 @@ class SemanticStore(BaseStore):
             language=self._languages.checked(ranking.language),
             reach=reach,
         )
+        if reach is not None:
+            with cursor.connection.transaction():
+                cursor.execute(settings(reach))
+                # A statement prepared for all tenants could not use one tenant's indexes.
+                return _enough(cursor, statements, op.limit, prepare=False)
         started = time.perf_counter()
-        hits: list[reads.Found] = []
-        for statement in statements:
-            # A statement prepared for all tenants could not use one tenant's indexes.
-            cursor.execute(*statement, prepare=False if reach else None)
-            hits = [reads.found(row) for row in cursor.fetchall()]
-            if len(hits) == op.limit:
-                break
-        if reach is None:
-            self._indexes.noticed(op.namespace_prefix, time.perf_counter() - started)
+        hits = _enough(cursor, statements, op.limit)
+        self._indexes.noticed(op.namespace_prefix, time.perf_counter() - started)
         return hits
 
     # The tables behind it
@@ -707,6 +703,18 @@ class SemanticStore(BaseStore):
             return False
         self._sweeper = None
         return True
+
+
+def _enough(
+    cursor: Cursor, statements: Iterable[Statement], limit: int, *, prepare: bool | None = None
+) -> list[reads.Found]:
+    """Return what the first statement finds that gives enough; the last gives all there is."""
+    rows: list[Any] = []
+    for statement in statements:
+        rows = cursor.execute(*statement, prepare=prepare).fetchall()
+        if len(rows) == limit:
+            break
+    return [reads.found(row) for row in rows]
 
 
 def _may_index(index: Mapping[str, Any] | None) -> bool:
