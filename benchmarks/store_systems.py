@@ -187,7 +187,7 @@ class _Noting(psycopg.Cursor[Any]):
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> "_Noting":
         statements: _Statements | None = getattr(_noted, "statements", None)
-        if statements is not None and query:  # a pool checks a connection with an empty query
+        if statements is not None:
             statements.append((query, params))
         super().execute(query, params, **kwargs)
         return self
@@ -274,7 +274,8 @@ class Floor:
 def _fetched(connection: psycopg.Connection[Any], statements: _Statements) -> list[Any]:
     rows: list[Any] = []
     for query, params in statements:
-        cursor = connection.execute(query, params, prepare=True)
+        # Settings come several in one string, which cannot be prepared.
+        cursor = connection.execute(query, params, prepare=params is not None)
         if cursor.description is not None:
             rows = cursor.fetchall()
     return rows

@@ -57,17 +57,13 @@ def migrate(connection: Connection) -> list[int]:
             lock cannot be had, or the database has no pgvector.
     """
     known = migrations()
-    if not _missing(known, _applied(connection)):
-        return []
-    with _lock(connection):
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {_TABLE} (number integer PRIMARY KEY, name text NOT NULL,"
-            " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        missing = _missing(known, _applied(connection))
-        for migration in missing:
-            _apply(connection, migration)
-    return [migration.number for migration in missing]
+    missing = _missing(known, _applied(connection))
+    applied = []
+    for migration in missing:
+        with _explained(connection, migration), connection.transaction():
+            if _apply(connection, known, migration):
+                applied.append(migration.number)
+    return applied
 
 
 def verify(connection: Connection) -> None:
@@ -111,34 +107,42 @@ def _missing(known: Sequence[Migration], applied: dict[int, str]) -> list[Migrat
     return [migration for migration in known if migration.number not in applied]
 
 
-@contextlib.contextmanager
-def _lock(connection: Connection) -> Iterator[None]:
-    connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT_S}s"))
+def _lock(connection: Connection) -> None:
+    """Wait for whoever else migrates; the lock ends with the transaction."""
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(f"{LOCK_TIMEOUT_S}s"))
     try:
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
     except pg.LockNotAvailable as error:
         msg = (
             f"another process has been migrating database {connection.info.dbname!r} for "
             f"{LOCK_TIMEOUT_S} s; wait for it, or end it, and run setup() again"
         )
         raise MigrationError(msg) from error
-    try:
-        yield
-    finally:
-        if not connection.broken:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
-            connection.execute("RESET lock_timeout")
+    connection.execute("SET LOCAL lock_timeout = 0")
 
 
-def _apply(connection: Connection, migration: Migration) -> None:
+def _apply(connection: Connection, known: Sequence[Migration], migration: Migration) -> bool:
+    """Apply a migration, unless another process was faster."""
+    _lock(connection)
+    connection.execute(
+        f"CREATE TABLE IF NOT EXISTS {_TABLE} (number integer PRIMARY KEY, name text NOT NULL,"
+        " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    if migration not in _missing(known, _applied(connection)):
+        return False
+    connection.execute(migration.text.encode())
+    connection.execute(
+        f"INSERT INTO {_TABLE} (number, name, sha256) VALUES (%s, %s, %s)",  # noqa: S608 - a constant
+        (migration.number, migration.name, migration.sha256),
+    )
+    return True
+
+
+@contextlib.contextmanager
+def _explained(connection: Connection, migration: Migration) -> Iterator[None]:
     name = f"{migration.number:04}_{migration.name}"
     try:
-        with connection.transaction():
-            connection.execute(migration.text.encode())
-            connection.execute(
-                f"INSERT INTO {_TABLE} (number, name, sha256) VALUES (%s, %s, %s)",  # noqa: S608 - a constant
-                (migration.number, migration.name, migration.sha256),
-            )
+        yield
     except (pg.FeatureNotSupported, pg.UndefinedFile) as error:
         msg = (
             f"the server of database {connection.info.dbname!r} has no pgvector "

@@ -1,8 +1,8 @@
 """Connections to Postgres, and the one place where the driver's errors become memkit's."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, TypeAlias, TypedDict
 
 import psycopg
@@ -12,6 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from memkit.errors import DimensionMismatch, MigrationError, StoreError
+
+logger = logging.getLogger(__name__)
 
 Connection: TypeAlias = psycopg.Connection[Any]
 Pool: TypeAlias = ConnectionPool[Connection]
@@ -46,9 +48,9 @@ class PoolConfig(TypedDict, total=False):
     """Bounds of a connection pool, with the names that PostgresStore uses.
 
     `min_size` connections are kept (default 1), at most `max_size` are open (default 8), and
-    `kwargs` goes to every connection: behind PgBouncer in transaction mode, {"prepare_threshold":
-    None} where it keeps no prepared statements. A statement may take `statement_timeout_s` seconds
-    (default 60; 0 for ever); building tables and indexes is not held to it.
+    `kwargs` goes to every connection. A statement may take `statement_timeout_s` seconds (default
+    60; 0 for ever), but building tables and indexes is not held to it. Behind PgBouncer, which is
+    noticed by this, time-outs are those of the role, and no statement is prepared.
     """
 
     min_size: int
@@ -156,12 +158,13 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
     """
     config = config or {}
     min_size = config.get("min_size", 1)
+    options = _options(conninfo, config.get("kwargs", {}))
     pool: Pool = ConnectionPool(
         conninfo,
         min_size=min_size,
         max_size=pool_size(config),
-        kwargs=_options(conninfo, config.get("kwargs", {})),
-        configure=partial(_configure, timeout_s=config.get("statement_timeout_s")),
+        kwargs=_timed(conninfo, options, config.get("statement_timeout_s", STATEMENT_TIMEOUT_S)),
+        configure=register_vector,
         timeout=CHECKOUT_TIMEOUT_S,
         # A server that went away is tried again at the next use, not for minutes in between.
         reconnect_timeout=CONNECT_TIMEOUT_S,
@@ -173,11 +176,25 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
     return pool
 
 
-def _configure(connection: Connection, *, timeout_s: float | None) -> None:
-    register_vector(connection)
-    # As a statement: PgBouncer refuses it among the options of a connection.
-    milliseconds = int(1000 * (STATEMENT_TIMEOUT_S if timeout_s is None else timeout_s))
-    connection.execute("SELECT set_config('statement_timeout', %s, false)", (str(milliseconds),))
+def _timed(conninfo: str, options: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return options with a statement time-out, or behind PgBouncer without one.
+
+    PgBouncer refuses it, and whatever is set later would stay with a connection that serves others;
+    so would a prepared statement.
+    """
+    settings = options.get("options") or conninfo_to_dict(conninfo).get("options") or ""
+    if "statement_timeout" in str(settings):
+        return options
+    timed = {**options, "options": f"{settings} -c statement_timeout={int(1000 * timeout_s)}"}
+    try:
+        with translated(conninfo):
+            psycopg.connect(conninfo, **timed).close()
+    except StoreError as error:
+        if "startup parameter" not in str(error):
+            raise
+        logger.info("statements to %s have no time-out: PgBouncer takes none", place(conninfo))
+        return {"prepare_threshold": None, **options}
+    return timed
 
 
 def pool_size(config: PoolConfig | None) -> int:

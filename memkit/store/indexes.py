@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 WHOLE_TREE = ""
 """The scope of searches whose prefix names no tenant."""
 
-PAYS_FROM = 10_000
-"""Passages from which on a scope gets indexes: looking at so many takes some 20 ms."""
+PAYS_FROM = 4_000
+"""Passages from which on a scope gets indexes: looking at so many takes some 10 ms."""
 _GROWN = 4  # times as large as when they were built: then they are built anew
 _RECALL = 0.99
 _NEARLY, _ATTEMPTS = 0.95, 2  # k-means begins at random: what nearly did may do when repeated
@@ -50,7 +50,7 @@ _CANCEL_S = 5.0
 # How long a process believes what it read about indexes, and leaves a scope alone after a look.
 _BELIEVED_S = 30.0
 _LEFT_ALONE_S = 300.0
-_SLOW_S = 0.01  # a search without an index that took so long is worth a look
+_SLOW_S = 0.005  # a search without an index that took so long is worth a look
 
 
 @dataclass(frozen=True, slots=True)

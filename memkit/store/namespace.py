@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from langgraph.store.base import ListNamespacesOp, MatchCondition
@@ -19,6 +20,7 @@ def to_text(namespace: Sequence[str]) -> str:
     return ".".join(escape(label) for label in namespace)
 
 
+@lru_cache(maxsize=4096)
 def from_text(text: str) -> tuple[str, ...]:
     """Undo `to_text`."""
     return tuple(unescape(label) for label in text.split(".")) if text else ()
@@ -38,31 +40,31 @@ def subtree(prefix: Sequence[str]) -> Mapping[str, str]:
     return {**bounds, "tenant": tenant(prefix)} if len(prefix) >= TENANT_LABELS else bounds
 
 
-def subtree_sql(alias: str, prefix: Sequence[str], *, by_key: bool = True) -> str:
-    """Return the predicate "this row is in `prefix` or below", for one table reference.
+def subtree_sql(alias: str, labels: int, *, by_key: bool = True) -> str:
+    """Return the predicate "this row is in a namespace or below", for one table reference.
 
     Args:
         alias: The table reference.
-        prefix: The namespace.
+        labels: How many the namespace has.
         by_key: Whether the planner may find the rows by their primary key; otherwise it takes
             another index, believes that half of its rows are in the subtree, and checks them.
     """
-    if not prefix:
+    if labels == 0:
         return "true"
-    if len(prefix) == TENANT_LABELS:
-        return tenant_sql(alias, prefix)
+    if labels == TENANT_LABELS:
+        return tenant_sql(alias, labels)
     inside = (
         f"({alias}.namespace = %(namespace)s"
         f" OR ({alias}.namespace >= %(first)s AND {alias}.namespace < %(beyond)s))"
     )
     if not by_key:
         inside = f"CASE WHEN {inside} THEN true ELSE false END"
-    return f"{tenant_sql(alias, prefix)} AND {inside}"
+    return f"{tenant_sql(alias, labels)} AND {inside}"
 
 
-def tenant_sql(alias: str, prefix: Sequence[str]) -> str:
-    """Return the predicate "this row is of the tenant of `prefix`", where it names one."""
-    return f"{alias}.tenant = %(tenant)s" if len(prefix) >= TENANT_LABELS else "true"
+def tenant_sql(alias: str, labels: int) -> str:
+    """Return the predicate "this row is of the tenant", where so many labels name one."""
+    return f"{alias}.tenant = %(tenant)s" if labels >= TENANT_LABELS else "true"
 
 
 def label_range(conditions: Sequence[MatchCondition]) -> dict[str, str]:

@@ -29,6 +29,11 @@ JOIN unnest(%(namespaces)s::text[], %(keys)s::text[]) AS wanted (namespace, key)
 WHERE i.tenant = %(tenant)s AND {LIVE}
 """
 
+_GET_ONE = f"""
+SELECT {ITEM} FROM memkit_items i
+WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s AND {LIVE}
+"""
+
 _BROWSE = f"""
 SELECT {ITEM}, NULL::float8 AS score FROM memkit_items i
 WHERE {{i_subtree}} AND {LIVE} AND {{filter}}
@@ -80,6 +85,8 @@ SELECT array_to_string(labels, '.') FROM listed ORDER BY labels COLLATE "C" {PAG
 
 def get(ops: Sequence[GetOp]) -> list[Statement]:
     """Return the statements that read the live ones among some items, one per tenant."""
+    if len(ops) == 1:  # plain enough for Postgres to plan it once and for all
+        return [Statement(_GET_ONE, Address.of(ops[0].namespace, ops[0].key)._asdict())]
     return [
         Statement(_GET, {**columns(group), "tenant": tenant})
         for tenant, group in by_tenant(Address.of(op.namespace, op.key) for op in ops)
@@ -93,7 +100,7 @@ def browse(op: SearchOp) -> Statement:
         ConfigError: The filter cannot be understood.
     """
     filter_sql, params = compile_filter(op.filter, "i.value")
-    i_subtree = ns.subtree_sql("i", op.namespace_prefix)
+    i_subtree = ns.subtree_sql("i", len(op.namespace_prefix))
     return Statement(
         _BROWSE.format(i_subtree=i_subtree, filter=filter_sql),
         {**params, **ns.subtree(op.namespace_prefix), "limit": op.limit, "offset": op.offset},
@@ -122,11 +129,15 @@ def list_namespaces(op: ListNamespacesOp) -> Statement:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An item as read, where it is stored, and whether its time to live is worth renewing."""
+    """An item as read, and whether its time to live is worth starting anew."""
 
-    address: Address
     item: VersionedSearchItem
     is_due: bool
+
+    @property
+    def address(self) -> Address:
+        """Where it is stored."""
+        return Address.of(self.item.namespace, self.item.key)
 
 
 def namespaces(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -136,10 +147,9 @@ def namespaces(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 
 def found(row: Sequence[Any]) -> Found:
     """Decode a row of a read; rows of `get` carry no score."""
-    namespace_text, key, value, created_at, updated_at, is_due, version = row[:7]
-    namespace = ns.from_text(namespace_text)
+    namespace, key, value, created_at, updated_at, is_due, version = row[:7]
     item = VersionedSearchItem(
-        namespace=namespace,
+        namespace=ns.from_text(namespace),
         key=unescape(key),
         value=decode(value),
         created_at=created_at,
@@ -147,7 +157,7 @@ def found(row: Sequence[Any]) -> Found:
         score=row[7] if len(row) > 7 else None,
         version=version,
     )
-    return Found(Address(ns.tenant(namespace), namespace_text, key), item, bool(is_due))
+    return Found(item, bool(is_due))
 
 
 def as_item(item: VersionedSearchItem) -> VersionedItem:

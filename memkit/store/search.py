@@ -8,6 +8,7 @@ those that the indexes give. The tenant stands beside every table wherever the p
 # ruff: noqa: S608 - statements are put together from constants; all else is a parameter
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from langgraph.store.base import SearchOp
@@ -24,7 +25,8 @@ from memkit.store.vectors import VectorSpace
 # .5 is within .01 of the best.
 VECTOR_WEIGHT = 0.4
 
-# Candidates per item that is wanted: some of them may have expired, or not pass the filter.
+# Candidates beyond those wanted, since some may have expired; per item wanted where a filter may
+# refuse them.
 _SPARE = 4
 # With indexes: how many passages the vectors give to a hybrid search, and in how many passages a
 # word must not be for it to give candidates.
@@ -193,12 +195,12 @@ def ranked(
     Raises:
         ConfigError: The filter cannot be understood.
     """
-    prefix = op.namespace_prefix
     filter_sql, params = compile_filter(op.filter, "i.value")
     equal = equalities(op.filter)
-    candidates = _SPARE * (op.offset + op.limit + 1)
+    wanted = op.offset + op.limit
+    candidates = _SPARE + wanted * (_SPARE if op.filter else 1)
     params |= {
-        **ns.subtree(prefix),
+        **ns.subtree(op.namespace_prefix),
         "limit": op.limit,
         "offset": op.offset,
         "candidates": candidates,
@@ -209,28 +211,41 @@ def ranked(
         "equal": encode(equal, "the filter"),
         "passages": reach.passages if reach else None,
     }
+    by_index = reach is not None and (reach.probes is not None or mode == "text")
+    labels = min(len(op.namespace_prefix), ns.TENANT_LABELS + 1)
+    texts = _texts(mode, space, labels, filter_sql, has_terms=bool(equal), by_index=by_index)
+    return [Statement(sql, params) for sql in texts]
+
+
+@lru_cache(maxsize=256)
+def _texts(
+    mode: SearchMode,
+    space: VectorSpace | None,
+    labels: int,
+    filter_sql: str,
+    *,
+    has_terms: bool,
+    by_index: bool,
+) -> list[str]:
     parts = {
-        "i_subtree": ns.subtree_sql("i", prefix),
-        "p_subtree": ns.subtree_sql("p", prefix),
-        "p_inside": ns.subtree_sql("p", prefix, by_key=False),
-        "p_near": "true" if len(prefix) >= ns.TENANT_LABELS else f"p.{WITH_VECTOR}",
-        "i_tenant": ns.tenant_sql("i", prefix),
-        "p_tenant": ns.tenant_sql("p", prefix),
-        "p_terms": "p.terms @> memkit_terms(%(equal)s::jsonb)" if equal else "true",
+        "i_subtree": ns.subtree_sql("i", labels),
+        "p_subtree": ns.subtree_sql("p", labels),
+        "p_inside": ns.subtree_sql("p", labels, by_key=False),
+        "p_near": "true" if labels >= ns.TENANT_LABELS else f"p.{WITH_VECTOR}",
+        "i_tenant": ns.tenant_sql("i", labels),
+        "p_tenant": ns.tenant_sql("p", labels),
+        "p_terms": "p.terms @> memkit_terms(%(equal)s::jsonb)" if has_terms else "true",
         "filter": filter_sql,
     }
     if space is not None:
         parts["similarity"] = space.similarity("p.embedding")
         parts["near_similarity"] = space.similarity(f"p.{space.column}")
         parts["near_order"] = space.order(f"p.{space.column}")
-    by_index = reach is not None and (reach.probes is not None or mode == "text")
     if mode == "vector":
-        texts = _by_vector(parts, by_index=by_index)
-    elif mode == "hybrid":
-        texts = _by_both(parts, by_index=by_index)
-    else:
-        texts = _by_words(parts, by_index=by_index)
-    return [Statement(sql, params) for sql in texts]
+        return _by_vector(parts, by_index=by_index)
+    if mode == "hybrid":
+        return _by_both(parts, by_index=by_index)
+    return _by_words(parts, by_index=by_index)
 
 
 def _by_vector(parts: Mapping[str, str], *, by_index: bool) -> list[str]:

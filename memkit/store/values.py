@@ -16,6 +16,8 @@ from memkit.errors import StoreError
 _ESCAPE = "\ue000"
 _UNFIT = re.compile("[\x00\x01\ud800-\udfff\ue000]")
 _ESCAPED = re.compile(_ESCAPE + "([0-9a-f]{4})")
+# Not strict, for the control characters that unescape brings back.
+_DECODER = json.JSONDecoder(strict=False)
 _EXACT_BELOW = 1e16  # from here on, Python writes a float with an exponent
 
 
@@ -50,8 +52,7 @@ def encode(value: Any, what: str) -> str:
 
 def decode(text: str) -> Any:
     """Return the value of jsonb text that `encode` wrote."""
-    # strict=False admits the control characters that unescape brought back.
-    return json.loads(unescape(text), strict=False)
+    return _DECODER.decode(unescape(text))
 
 
 def words(text: str) -> str:

@@ -38,10 +38,11 @@ def test_the_tenant_is_the_first_two_labels() -> None:
 
 
 def test_a_prefix_of_two_labels_stays_within_one_tenant() -> None:
-    assert "p.tenant = %(tenant)s" in ns.subtree_sql("p", ("users", "ann"))
+    assert "p.tenant = %(tenant)s" in ns.subtree_sql("p", 2)
     assert ns.subtree(("users", "ann"))["tenant"] == "users.ann"
-    assert "tenant" not in ns.subtree_sql("p", ("users",))
-    assert ns.subtree_sql("p", ()) == "true"
+    assert "p.tenant = %(tenant)s" in ns.subtree_sql("p", 3)
+    assert "tenant" not in ns.subtree_sql("p", 1)
+    assert ns.subtree_sql("p", 0) == "true"
 
 
 def test_an_unknown_match_type_is_refused() -> None:
