@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
@@ -11,7 +12,7 @@ from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
 from memkit.store import namespace as ns
 from memkit.store.filters import compile_filter
 from memkit.store.items import VersionedItem, VersionedSearchItem
-from memkit.store.plan import LIVE, Address, Statement, by_tenant, columns
+from memkit.store.plan import LIVE, Address, Passage, Statement, by_tenant, columns
 from memkit.store.values import decode, unescape
 
 ITEM = (
@@ -32,6 +33,14 @@ WHERE i.tenant = %(tenant)s AND {LIVE}
 _GET_ONE = f"""
 SELECT {ITEM} FROM memkit_items i
 WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s AND {LIVE}
+"""
+
+_EMBEDDED = """
+SELECT p.text, p.embedding FROM memkit_passages p
+JOIN unnest(%(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[], %(texts)s::text[])
+    AS new (namespace, key, path, text)
+    ON p.namespace = new.namespace AND p.key = new.key AND p.path = new.path AND p.text = new.text
+WHERE p.tenant = %(tenant)s AND p.embedding IS NOT NULL
 """
 
 _BROWSE = f"""
@@ -91,6 +100,21 @@ def get(ops: Sequence[GetOp]) -> list[Statement]:
         Statement(_GET, {**columns(group), "tenant": tenant})
         for tenant, group in by_tenant(Address.of(op.namespace, op.key) for op in ops)
     ]
+
+
+def embedded(passages: Sequence[Passage]) -> list[Statement]:
+    """Return the statements that read text and vector of the passages that are there already."""
+    statements = []
+    for tenant, group in groupby(passages, key=lambda passage: passage.address.tenant):
+        rows = list(group)
+        params = {
+            **columns([passage.address for passage in rows]),
+            "tenant": tenant,
+            "paths": [passage.path for passage in rows],
+            "texts": [passage.text for passage in rows],
+        }
+        statements.append(Statement(_EMBEDDED, params))
+    return statements
 
 
 def browse(op: SearchOp) -> Statement:

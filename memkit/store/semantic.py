@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, cast
 
@@ -42,7 +43,15 @@ from memkit.errors import (
 )
 from memkit.store import meta, reads, writes
 from memkit.store.indexes import Built, Indexes, settings
-from memkit.store.plan import SEARCH_MODES, Address, Batch, SearchMode, Statement, plan
+from memkit.store.plan import (
+    SEARCH_MODES,
+    Address,
+    Batch,
+    Passage,
+    SearchMode,
+    Statement,
+    plan,
+)
 from memkit.store.search import ranked
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
@@ -490,9 +499,13 @@ class SemanticStore(BaseStore):
         vectors: list[Any] = []
         queries: dict[str, Any] = {}
         if self.embeddings is not None:
-            texts = list(dict.fromkeys(passage.text for passage in batch.passages))
-            if texts:
-                by_text = self._vectors(texts, (yield EmbedTexts(self.embeddings, texts)))
+            if batch.passages:
+                # What a model was paid for once is not embedded again.
+                read = partial(_embedded, batch.passages)
+                by_text = yield Transaction(self._database, read, writes=False)
+                texts = list(dict.fromkeys(p.text for p in batch.passages if p.text not in by_text))
+                if texts:
+                    by_text |= self._vectors(texts, (yield EmbedTexts(self.embeddings, texts)))
                 vectors = [by_text[passage.text] for passage in batch.passages]
             asked = list(dict.fromkeys(op.query for _, op in batch.searches if op.query))
             if asked and mode in ("hybrid", "vector"):
@@ -703,6 +716,16 @@ class SemanticStore(BaseStore):
             return False
         self._sweeper = None
         return True
+
+
+def _embedded(passages: Sequence[Passage], connection: Connection) -> dict[str, Any]:
+    """Return the vectors of those texts that stand where they are to be put."""
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        return {
+            text: vector
+            for statement in reads.embedded(passages)
+            for text, vector in cursor.execute(*statement).fetchall()
+        }
 
 
 def _enough(

@@ -415,3 +415,22 @@ def test_words_are_stemmed_in_the_language_of_store_and_item(opened: Open) -> No
         store.search(BIG, query="x", mode="text", language="klingon")
     with pytest.raises(ConfigError, match=r"'klingon'.*german"):
         opened(Drawn(), language="klingon")
+
+
+# Embedding once
+
+
+def test_a_text_that_stands_there_is_not_embedded_again(opened: Open, dsn: str) -> None:
+    embeddings = Drawn()
+    store = opened(embeddings)
+    where = (*BIG, "facts")
+    store.put(where, "a", {"text": "tea", "n": 1})
+    before = execute(dsn, "SELECT embedding::text FROM memkit_passages")
+    store.batch([PutOp(where, "a", {"text": "tea", "n": 2}), PutOp(where, "b", {"text": "new"})])
+    assert embeddings.embedded == 2
+    assert before[0] in execute(dsn, "SELECT embedding::text FROM memkit_passages")
+    assert keys(store.search(BIG, query="tea", filter={"n": 2})) == ["a"]
+    assert store.search(BIG, query="tea", filter={"n": 1}) == []
+    store.put(where, "a", {"text": "coffee"})
+    store.put(where, "a", {"text": "tea"})
+    assert embeddings.embedded == 4
