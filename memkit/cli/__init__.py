@@ -112,6 +112,14 @@ def _parser() -> argparse.ArgumentParser:
 
     setup = commands.add_parser("setup", help="create or migrate the tables of the store")
     setup.add_argument("--dsn", required=True, help="postgresql://user:password@host/database")
+    setup.add_argument(
+        "--distributed", action="store_true", help="distribute the tables by tenant (Citus)"
+    )
+    setup.add_argument(
+        "--row-level-security",
+        action="store_true",
+        help="hide every tenant that a connection has not named",
+    )
     setup.set_defaults(run=_setup)
 
     facts.add_commands(commands)
@@ -218,7 +226,10 @@ def _setup(arguments: argparse.Namespace) -> int:
     from memkit.store import SemanticStore
 
     with SemanticStore.open(arguments.dsn, search_mode="text") as store:
-        store.setup()
+        store.setup(
+            distributed=arguments.distributed,
+            row_level_security=arguments.row_level_security,
+        )
     print("the store is set up")
     return 0
 

@@ -139,6 +139,7 @@ class Indexes:
     def _build(self, scopes: Callable[[Connection], list[str]]) -> list[Built]:
         with translated(self._database.conninfo), self._database.connect() as connection:
             connection.execute("SET statement_timeout = 0")
+            connection.execute("SET memkit.all_tenants = 'on'")
             register_vector(connection)
             self._building = connection
             try:
@@ -163,9 +164,10 @@ def scope_of(prefix: Sequence[str]) -> str:
     return ns.tenant(prefix) if len(prefix) >= ns.TENANT_LABELS else WHOLE_TREE
 
 
-def settings(reach: Reach) -> str:
+def settings(reach: Reach, *, distributed: bool = False) -> str:
     """Return the SQL that a search by index needs before it, for its transaction."""
-    return (
+    to_workers = "SET LOCAL citus.propagate_set_commands = 'local'; " if distributed else ""
+    return to_workers + (
         f"SET LOCAL ivfflat.probes = {reach.probes or 1}; "
         "SET LOCAL ivfflat.iterative_scan = relaxed_order"
     )

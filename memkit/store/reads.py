@@ -86,7 +86,8 @@ WITH present AS (
     SELECT DISTINCT i.tenant, string_to_array(i.namespace, '.') AS labels
     FROM memkit_items i WHERE {LIVE}
 ), listed AS (
-    SELECT DISTINCT labels[1:%(depth)s::integer] AS labels FROM present WHERE {{matches}}
+    SELECT DISTINCT labels[1:coalesce(%(depth)s::integer, cardinality(labels))] AS labels
+    FROM present WHERE {{matches}}
 )
 SELECT array_to_string(labels, '.') FROM listed ORDER BY labels COLLATE "C" {PAGE}
 """
@@ -131,8 +132,12 @@ def browse(op: SearchOp) -> Statement:
     )
 
 
-def list_namespaces(op: ListNamespacesOp) -> Statement:
+def list_namespaces(op: ListNamespacesOp, *, walk: bool = True) -> Statement:
     """Return the statement that lists the namespaces that hold a live item, sorted by labels.
+
+    Args:
+        op: What to list.
+        walk: Whether to go from namespace to namespace, which Citus cannot.
 
     Cost: two probes of an index per namespace until the page is full; where labels beyond
     `max_depth` decide, a scan of all items.
@@ -140,9 +145,12 @@ def list_namespaces(op: ListNamespacesOp) -> Statement:
     matches, params = ns.match_sql(op)
     params |= {"depth": op.max_depth, "limit": op.limit, "offset": op.offset}
     conditions = op.match_conditions or ()
-    if op.max_depth is None or (
-        op.max_depth > 0
-        and all(c.match_type == "prefix" and len(c.path) <= op.max_depth for c in conditions)
+    if walk and (
+        op.max_depth is None
+        or (
+            op.max_depth > 0
+            and all(c.match_type == "prefix" and len(c.path) <= op.max_depth for c in conditions)
+        )
     ):
         return Statement(_WALK.format(matches=matches), {**params, **ns.label_range(conditions)})
     return Statement(_SCAN.format(matches=matches), params)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import psycopg
 from langchain_core.embeddings import Embeddings
@@ -31,7 +31,7 @@ from langgraph.store.base import (
 from langgraph.store.base.embed import AEmbeddingsFunc, EmbeddingsFunc
 from psycopg.rows import tuple_row
 
-from memkit.db.database import Database, Transaction
+from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
@@ -41,7 +41,7 @@ from memkit.errors import (
     StoreError,
     VersionConflict,
 )
-from memkit.store import meta, reads, writes
+from memkit.store import meta, reads, tenants, writes
 from memkit.store.indexes import Built, Indexes, settings
 from memkit.store.plan import (
     SEARCH_MODES,
@@ -58,6 +58,7 @@ from memkit.store.vectors import Distance, VectorSpace
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Cursor: TypeAlias = psycopg.Cursor[Any]
 Embed = Embeddings | EmbeddingsFunc | AEmbeddingsFunc | str
 _SWEEP_INTERVAL_MINUTES = 5.0
@@ -133,6 +134,8 @@ class SemanticStore(BaseStore):
         "_database",
         "_fields",
         "_indexes",
+        "_is_distributed",
+        "_is_secured",
         "_language_field",
         "_languages",
         "_resources",
@@ -167,6 +170,7 @@ class SemanticStore(BaseStore):
         self.dims: int | None = None
         self._fields: tuple[str, ...] | None = None
         self._space: VectorSpace | None = None
+        self._is_secured = self._is_distributed = False
         self._languages = Languages("english", frozenset(("english",)))
         self._language_field: str | None = None
         if index is not None:
@@ -280,8 +284,13 @@ class SemanticStore(BaseStore):
 
     # Lifecycle
 
-    def setup(self) -> None:
+    def setup(self, *, distributed: bool = False, row_level_security: bool = False) -> None:
         """Create or upgrade the tables; harmless when repeated, and from many processes at once.
+
+        Args:
+            distributed: Distribute the tables by tenant on a Citus cluster.
+            row_level_security: Let Postgres itself hide every tenant that a connection has not
+                named, from roles other than superusers. The store names what it asks for.
 
         Raises:
             MigrationError: The database has no pgvector, or its tables are not this version's.
@@ -294,11 +303,16 @@ class SemanticStore(BaseStore):
             migrate(connection)
             if self._space is not None:
                 meta.set_column_type(connection, self._space)
+            if distributed:
+                tenants.distribute(connection)
+            if row_level_security:
+                tenants.secure(connection)
             self._claim(connection)
 
-    async def asetup(self) -> None:
+    async def asetup(self, *, distributed: bool = False, row_level_security: bool = False) -> None:
         """Do what `setup` does, on a thread."""
-        await self._database.in_thread(self.setup)
+        work = partial(self.setup, distributed=distributed, row_level_security=row_level_security)
+        await self._database.in_thread(work)
 
     def close(self) -> None:
         """Stop the sweeper and close every connection; a second call does nothing."""
@@ -501,7 +515,7 @@ class SemanticStore(BaseStore):
         if self.embeddings is not None:
             if batch.passages:
                 # What a model was paid for once is not embedded again.
-                read = partial(_embedded, batch.passages)
+                read = self._named(partial(_embedded, batch.passages), tenants.named_by(batch))
                 by_text = yield Transaction(self._database, read, writes=False)
                 texts = list(dict.fromkeys(p.text for p in batch.passages if p.text not in by_text))
                 if texts:
@@ -514,8 +528,21 @@ class SemanticStore(BaseStore):
         def work(connection: Connection) -> list[Result]:
             return self._execute(connection, batch, vectors, Ranking(mode, language, queries))
 
-        results: list[Result] = yield Transaction(self._database, work, writes=bool(batch.writes))
+        named = self._named(work, tenants.named_by(batch))
+        results: list[Result] = yield Transaction(self._database, named, writes=bool(batch.writes))
         return results
+
+    def _named(self, work: Work[T], name: Statement) -> Work[T]:
+        """Return work that names its tenants first, where the database hides those not named."""
+
+        def named(connection: Connection) -> T:
+            if not self._is_secured:
+                return work(connection)
+            with connection.transaction():
+                connection.execute(*name)
+                return work(connection)
+
+        return named
 
     def _mode(self, mode: SearchMode | None) -> SearchMode | None:
         """Return how queries rank in this call; None where nothing is indexed."""
@@ -574,7 +601,9 @@ class SemanticStore(BaseStore):
                 if search.refresh_ttl:
                     due.update(hit.address for hit in hits if hit.is_due)
             for place, listing in batch.listings:
-                rows = cursor.execute(*reads.list_namespaces(listing)).fetchall()
+                rows = cursor.execute(
+                    *reads.list_namespaces(listing, walk=not self._is_distributed)
+                ).fetchall()
                 results[place] = reads.namespaces(rows)
             for statement in writes.take_turns(batch):
                 cursor.execute(*statement)
@@ -614,7 +643,7 @@ class SemanticStore(BaseStore):
         )
         if reach is not None:
             with cursor.connection.transaction():
-                cursor.execute(settings(reach))
+                cursor.execute(settings(reach, distributed=self._is_distributed))
                 # A statement prepared for all tenants could not use one tenant's indexes.
                 return _enough(cursor, statements, op.limit, prepare=False)
         started = time.perf_counter()
@@ -645,6 +674,8 @@ class SemanticStore(BaseStore):
 
     def _claim(self, connection: Connection) -> None:
         self._languages = meta.languages(connection, self._languages.default)
+        self._is_secured = tenants.is_secured(connection)
+        self._is_distributed = tenants.is_distributed(connection)
         if self._space is not None and self.embeddings is not None:
             meta.claim(connection, self._space, self.embeddings, self._database.place)
 
@@ -664,8 +695,11 @@ class SemanticStore(BaseStore):
         Cost:
             One short transaction per tenant with expired items; rows in use are left for later.
         """
-        tenants = self._database.run(_expired_tenants)
-        return sum(self._database.run(_sweeping(tenant, now)) for tenant, now in tenants)
+        expired = self._database.run(self._named(_expired_tenants, tenants.ALL))
+        return sum(
+            self._database.run(self._named(_sweeping(tenant, now), tenants.name([tenant])))
+            for tenant, now in expired
+        )
 
     async def asweep_ttl(self) -> int:
         """Do what `sweep_ttl` does without blocking the event loop."""

@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from memkit.db.pool import Connection, connect, place, translated
 from memkit.effects import EmbedTexts, PutIf
 from memkit.errors import ConfigError, DimensionMismatch, StoreError
-from memkit.store import writes
+from memkit.store import tenants, writes
 from memkit.store.plan import LIVE, Address, Batch, Passage, Write, columns, plan
 from memkit.store.semantic import SemanticStore
 from memkit.store.values import words
@@ -474,6 +474,7 @@ class _Target:
         return self._database.run(partial(self._execute, items, vectors))
 
     def _execute(self, items: Items, vectors: Vectors, connection: Connection) -> int:
+        connection.execute(*tenants.ALL)
         for statement in writes.take_turns(_batch(items)):
             connection.execute(*statement)
         if not self._overwrite:
@@ -527,4 +528,5 @@ def _times(items: Items) -> dict[str, Any]:
 
 
 def _rows(sql: str, params: Mapping[str, Any], connection: Connection) -> list[Any]:
+    connection.execute(*tenants.ALL)
     return connection.cursor(row_factory=tuple_row).execute(sql, params).fetchall()
