@@ -31,10 +31,13 @@ def compile_filter(filter_: Mapping[str, Any] | None, column: str) -> tuple[str,
             value that JSON does not have.
     """
     compiler = _Compiler()
-    clauses = [
-        compiler.matches(compiler.field(column, name), wanted)
-        for name, wanted in (filter_ or {}).items()
-    ]
+    try:
+        clauses = [
+            compiler.matches(compiler.field(column, name), wanted)
+            for name, wanted in (filter_ or {}).items()
+        ]
+    except RecursionError:
+        raise ConfigError("the filter is nested too deeply") from None
     return " AND ".join(clauses) or "true", compiler.params
 
 

@@ -8,16 +8,19 @@ those that the indexes give. The tenant stands beside every table wherever the p
 # ruff: noqa: S608 - statements are put together from constants; all else is a parameter
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple
 
 from langgraph.store.base import SearchOp
 
+from memkit.errors import ConfigError
 from memkit.store import namespace as ns
 from memkit.store.filters import compile_filter, equalities
 from memkit.store.plan import LIVE, SearchMode, Statement
 from memkit.store.reads import ITEM, NEWEST, PAGE
-from memkit.store.values import encode, words
+from memkit.store.values import encode, escape, words
 from memkit.store.vectors import VectorSpace
 
 # Hybrid score = VECTOR_WEIGHT * cosine + (1 - VECTOR_WEIGHT) * the share of the query's words
@@ -32,6 +35,53 @@ _SPARE = 4
 # word must not be for it to give candidates.
 _NEAR = 200
 _COMMON = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Boosts:
+    """What counts in a ranking beside meaning and words; it is added to the score.
+
+    Attributes:
+        recency: What an item gets for having been written just now; half of it after
+            `half_life_days`, and so on.
+        half_life_days: See there.
+        importance: What an item gets whose importance is 1, or above.
+        importance_field: The field of the value that holds the importance, from 0 to 1.
+
+    Raises:
+        ConfigError: A number makes no sense.
+    """
+
+    recency: float = 0.0
+    half_life_days: float = 90.0
+    importance: float = 0.0
+    importance_field: str = "importance"
+
+    def __post_init__(self) -> None:
+        """Refuse what would turn a ranking upside down."""
+        for name in ("recency", "half_life_days", "importance"):
+            number: Any = getattr(self, name)
+            if not isinstance(number, int | float) or not 0 <= number < inf:
+                msg = f"boosts: {name} is a number from 0 on, not {number!r}"
+                raise ConfigError(msg)
+        if self.half_life_days == 0:
+            msg = "boosts: half_life_days is above 0"
+            raise ConfigError(msg)
+
+    @property
+    def sql(self) -> str:
+        """What is added to the score of item i."""
+        terms = []
+        if self.recency:
+            age = "greatest(0, extract(epoch FROM now() - i.updated_at))::float8"
+            terms.append(f" + {self.recency} * 0.5 ^ ({age} / {86_400 * self.half_life_days})")
+        if self.importance:
+            number = "memkit_number(i.value -> %(importance_field)s::text)::float8"
+            terms.append(f" + {self.importance} * least(greatest(coalesce({number}, 0), 0), 1)")
+        return "".join(terms)
+
+
+NO_BOOSTS = Boosts()
 
 
 class Reach(NamedTuple):
@@ -55,7 +105,7 @@ _BEST_FIRST = f"score DESC NULLS LAST, {NEWEST} {PAGE}"
 
 # Every item by its best passage. With a selective filter few passages are looked at.
 _BY_VECTOR = f"""
-SELECT {ITEM}, best.score FROM memkit_items i
+SELECT {ITEM}, best.score{{boost}} AS score FROM memkit_items i
 CROSS JOIN LATERAL (
     SELECT max({{similarity}}) AS score
     FROM memkit_passages p WHERE {{p_tenant}} AND {_SAME_ITEM} AND p.embedding IS NOT NULL
@@ -149,7 +199,7 @@ _SCORED_BY_WORDS = "SELECT tenant, namespace, key, score FROM scored"
 # Of the best candidates those that the filter lets through: a probe for each, whatever the planner
 # believes of how many there are. The latest of equals may stand behind the last candidate.
 _OF_CANDIDATES = f"""
-SELECT {ITEM}, best.score FROM (
+SELECT {ITEM}, best.score{{boost}} AS score FROM (
     {{scored}} ORDER BY score DESC FETCH FIRST (%(candidates)s::bigint) ROWS WITH TIES
 ) AS best
 JOIN memkit_items i ON {{i_tenant}}
@@ -158,7 +208,7 @@ WHERE {LIVE} AND {{filter}}
 ORDER BY {_BEST_FIRST}
 """
 _OF_ALL = f"""
-SELECT {ITEM}, score FROM (
+SELECT {ITEM}, score{{boost}} AS score FROM (
     SELECT i.*, best.score FROM scored AS best
     JOIN memkit_items i ON {{i_tenant}}
         AND i.tenant = best.tenant AND i.namespace = best.namespace AND i.key = best.key
@@ -181,6 +231,7 @@ def ranked(
     vector: Any = None,
     language: str,
     reach: Reach | None = None,
+    boosts: Boosts = NO_BOOSTS,
 ) -> list[Statement]:
     """Return the statements of one search with a query.
 
@@ -191,6 +242,7 @@ def ranked(
         vector: The query's embedding, for "vector" and "hybrid".
         language: The query's, a text search configuration.
         reach: Of the indexes of the scope searched; None where there are none.
+        boosts: What counts besides; among the best candidates by `mode`.
 
     Raises:
         ConfigError: The filter cannot be understood.
@@ -198,7 +250,7 @@ def ranked(
     filter_sql, params = compile_filter(op.filter, "i.value")
     equal = equalities(op.filter)
     wanted = op.offset + op.limit
-    candidates = _SPARE + wanted * (_SPARE if op.filter else 1)
+    candidates = _SPARE + wanted * (_SPARE if op.filter else 1) * (_SPARE if boosts.sql else 1)
     params |= {
         **ns.subtree(op.namespace_prefix),
         "limit": op.limit,
@@ -210,10 +262,13 @@ def ranked(
         "language": language,
         "equal": encode(equal, "the filter"),
         "passages": reach.passages if reach else None,
+        "importance_field": escape(boosts.importance_field),
     }
     by_index = reach is not None and (reach.probes is not None or mode == "text")
     labels = min(len(op.namespace_prefix), ns.TENANT_LABELS + 1)
-    texts = _texts(mode, space, labels, filter_sql, has_terms=bool(equal), by_index=by_index)
+    texts = _texts(
+        mode, space, labels, filter_sql, boosts.sql, has_terms=bool(equal), by_index=by_index
+    )
     return [Statement(sql, params) for sql in texts]
 
 
@@ -223,6 +278,7 @@ def _texts(
     space: VectorSpace | None,
     labels: int,
     filter_sql: str,
+    boost: str,
     *,
     has_terms: bool,
     by_index: bool,
@@ -236,6 +292,7 @@ def _texts(
         "p_tenant": ns.tenant_sql("p", labels),
         "p_terms": "p.terms @> memkit_terms(%(equal)s::jsonb)" if has_terms else "true",
         "filter": filter_sql,
+        "boost": boost,
     }
     if space is not None:
         parts["similarity"] = space.similarity("p.embedding")

@@ -52,7 +52,7 @@ from memkit.store.plan import (
     Statement,
     plan,
 )
-from memkit.store.search import ranked
+from memkit.store.search import Boosts, ranked
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
 
@@ -72,6 +72,8 @@ class SemanticIndexConfig(IndexConfig, total=False):
     ann_index_config: Mapping[str, Any]
     """As PostgresStore takes it, and of it: `vector_type` is "halfvec", the default, or "vector"
     for full precision; `kind` "flat" never builds an index. Which index is built is measured."""
+    boosts: Boosts
+    """What counts beside meaning and words: recency, importance."""
     language: str
     """The text search configuration for words, "english" by default; "simple" stems nothing."""
     language_field: str
@@ -131,6 +133,7 @@ class SemanticStore(BaseStore):
     """
 
     __slots__ = (
+        "_boosts",
         "_database",
         "_fields",
         "_indexes",
@@ -173,6 +176,7 @@ class SemanticStore(BaseStore):
         self._is_secured = self._is_distributed = False
         self._languages = Languages("english", frozenset(("english",)))
         self._language_field: str | None = None
+        self._boosts = Boosts()
         if index is not None:
             self._configure(index)
         elif search_mode == "text":
@@ -191,6 +195,7 @@ class SemanticStore(BaseStore):
         # Which ones the server knows is asked when it is first needed.
         self._languages = replace(self._languages, default=more.get("language", "english"))
         self._language_field = more.get("language_field")
+        self._boosts = more.get("boosts", self._boosts)
         distance = cast("Distance", index.get("distance_type", "cosine"))
         if distance != "cosine" and self.search_mode == "hybrid":
             msg = (
@@ -640,6 +645,7 @@ class SemanticStore(BaseStore):
             vector=ranking.vectors.get(op.query),
             language=self._languages.checked(ranking.language),
             reach=reach,
+            boosts=self._boosts,
         )
         if reach is not None:
             with cursor.connection.transaction():

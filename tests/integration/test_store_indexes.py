@@ -16,7 +16,7 @@ from pgvector.psycopg import register_vector
 from memkit.errors import ConfigError, DimensionMismatch
 from memkit.store import SemanticStore, indexes
 from memkit.store.indexes import Built, settings
-from memkit.store.search import Reach, ranked
+from memkit.store.search import Boosts, Reach, ranked
 from memkit.store.vectors import VectorSpace
 
 BIG = ("users", "big")
@@ -434,3 +434,38 @@ def test_a_text_that_stands_there_is_not_embedded_again(opened: Open, dsn: str) 
     store.put(where, "a", {"text": "coffee"})
     store.put(where, "a", {"text": "tea"})
     assert embeddings.embedded == 4
+
+
+# What counts besides
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+def test_recency_and_importance_decide_between_what_is_as_near(
+    opened: Open, dsn: str, mode: Any
+) -> None:
+    where = (*BIG, "facts")
+    plain = opened(Drawn(), search_mode="hybrid")
+    puts = [
+        PutOp(where, str(n), {"text": "green tea", "importance": {1: 0.9, 2: "x", 3: 7}.get(n)})
+        for n in range(30)
+    ]
+    plain.batch([*puts, PutOp(where, "far", {"text": "a red car", "importance": 1})])
+    for n in range(30):
+        execute(
+            dsn,
+            f"UPDATE memkit_items SET updated_at = now() - interval '{n} days' WHERE key = '{n}'",
+        )
+    recent = opened(Drawn(), search_mode="hybrid", boosts=Boosts(recency=0.2, half_life_days=10))
+    found = recent.search(BIG, query="green tea", mode=mode, limit=3)
+    assert keys(found) == ["0", "1", "2"]
+    assert [found[0].score, found[2].score] == pytest.approx([1.2, 1 + 0.2 * 0.5**0.2], abs=2e-3)
+    both = Boosts(recency=0.001, importance=0.2)
+    important = opened(Drawn(), search_mode="hybrid", boosts=both)
+    # The best by meaning and words are looked at, four times as many as wanted.
+    assert keys(important.search(BIG, query="green tea", mode=mode, limit=8))[:3] == ["3", "1", "0"]
+
+
+@pytest.mark.parametrize("wrong", [{"recency": -1}, {"importance": "a"}, {"half_life_days": 0}])
+def test_boosts_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Boosts(**wrong)
