@@ -1,6 +1,7 @@
 """MemoryRecall: what is known that matters for this turn."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -25,6 +26,12 @@ from memkit.view import facts_that_fit
 
 _log = logging.getLogger(__name__)
 
+# A question about what was: turns that tell what no longer holds, with their dates, are its answer.
+_PAST = re.compile(
+    r"\b(?:did|was|were|had|before|used to|previous(?:ly)?|former(?:ly)?|earlier|originally"
+    r"|back then|in the past|my (?:old|last))\b",
+    re.IGNORECASE,
+)
 # Times the limit: how many of each source are looked at. Some are left out as copies, as seen
 # anyway or as expired, and their places go to the next best.
 _LOOK_AT = 2
@@ -140,7 +147,7 @@ class MemoryRecall(MemoryNode):
                 SearchOp(namespace, filter=self._filter(source), limit=wanted, query=query)
                 for source, namespace in namespaces.items()
             ]
-            if len(self.sources) > 1:
+            if len(self.sources) > 1 and not _PAST.search(query):
                 # A turn that tells what no longer holds is to be told by it.
                 over = {"status": {"$ne": "current"}}
                 ops.append(SearchOp(namespaces["facts"], filter=over, limit=wanted, query=query))

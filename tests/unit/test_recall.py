@@ -487,3 +487,12 @@ def test_a_turn_is_left_out_once_all_it_told_no_longer_holds(status: str) -> Non
     assert recall([turn, gone, holds]) != []
     (shown,) = recall([turn, gone], include_expired=True, sources=("facts", "turns"))[:1]
     assert shown["freshness"] == "expired"
+
+
+def test_a_question_about_what_was_is_answered_by_what_was_said() -> None:
+    place = {"source": {"thread_id": "t0", "message_ids": ["m"]}}
+    turn = ("turns", "user: I drink green tea in the morning", place)
+    gone = ("facts", "I drink green tea in the morning", {**place, "status": "superseded"})
+    for past in ("Did I drink green tea in the morning?", "Which tea was it before?"):
+        (told,) = recall([turn, gone], messages=[HumanMessage(past)])
+        assert (told["source"], told["freshness"]) == ("turns", "fresh")
