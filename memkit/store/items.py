@@ -9,7 +9,7 @@ from langgraph.store.base import Item, SearchItem
 C = TypeVar("C", bound=type[Item])
 
 
-def _serialized_as(plain: type[Item]) -> Callable[[C], C]:
+def serialized_as(plain: type[Item]) -> Callable[[C], C]:
     """Let checkpoints write a subclass as the plain class.
 
     LangGraph's serializer writes the module and name of an item's class beside `dict()`, and in
@@ -23,7 +23,7 @@ def _serialized_as(plain: type[Item]) -> Callable[[C], C]:
     return disguise
 
 
-@_serialized_as(Item)
+@serialized_as(Item)
 class VersionedItem(Item):
     """What `get` gives: an item, and the version to hand to `put(..., if_version=)`."""
 
@@ -49,7 +49,7 @@ class VersionedItem(Item):
         return _item, ({name: getattr(self, name) for name in fields},)
 
 
-@_serialized_as(SearchItem)
+@serialized_as(SearchItem)
 class VersionedSearchItem(SearchItem):
     """What a search gives: an item with its score, and the version it has."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, cast
@@ -19,6 +20,7 @@ from langgraph.store.base import (
     BaseStore,
     IndexConfig,
     InvalidNamespaceError,
+    Item,
     NotProvided,
     Op,
     PutOp,
@@ -55,6 +57,7 @@ from memkit.store.plan import (
 from memkit.store.search import Boosts, ranked
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
+from memkit.store.versions import DEFAULT_RETENTION, History, ItemVersion, Retention, retention
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +123,9 @@ class SemanticStore(BaseStore):
         search_mode: "hybrid" fuses vectors and words, "vector" ranks as PostgresStore does,
             "text" gives only items that share a word with the query.
         pool_config: Bounds of the connection pool.
+        history: How long superseded versions are kept: a timedelta, "30d" or "P30D"; True for ever,
+            False or None not at all. All stores of a database should agree, since each sweeps by
+            its own. What had a time to live is gone from the history too once that is over.
 
     Raises:
         StoreError: The address is wrong or the database cannot be reached.
@@ -136,6 +142,7 @@ class SemanticStore(BaseStore):
         "_boosts",
         "_database",
         "_fields",
+        "_history",
         "_indexes",
         "_is_distributed",
         "_is_secured",
@@ -163,6 +170,7 @@ class SemanticStore(BaseStore):
         ttl: TTLConfig | None = None,
         search_mode: SearchMode = "hybrid",
         pool_config: PoolConfig | None = None,
+        history: Retention = DEFAULT_RETENTION,
     ) -> None:
         if search_mode not in SEARCH_MODES:
             raise ConfigError(_unknown_mode(search_mode))
@@ -185,6 +193,7 @@ class SemanticStore(BaseStore):
         self._sweeper: Future[None] | None = None
         self._stop_sweeping = threading.Event()
         self._database = Database(conninfo, pool_config=pool_config, check=self._check)
+        self._history = History(self._database, retention(history), self._named)
         self._indexes = Indexes(self._database, self._space, used=_may_index(index))
         self._database.connect().close()  # fails now rather than at the first turn
 
@@ -224,6 +233,7 @@ class SemanticStore(BaseStore):
         search_mode: SearchMode = "hybrid",
         ttl: TTLConfig | None = None,
         pool_config: PoolConfig | None = None,
+        history: Retention = DEFAULT_RETENTION,
     ) -> "SemanticStore":
         """Open a store; use it as `with` or `async with`, or call `close()`.
 
@@ -236,6 +246,7 @@ class SemanticStore(BaseStore):
             search_mode: As in the class.
             ttl: As in the class.
             pool_config: As in the class.
+            history: As in the class.
 
         Raises:
             ConfigError: A `dsn` without `embed`, where the search mode needs embeddings.
@@ -258,7 +269,14 @@ class SemanticStore(BaseStore):
                 embeddings = ensure_embeddings(embed)
                 index["embed"] = embeddings
                 index["dims"] = dims if dims is not None else len(embeddings.embed_query("dims"))
-            store = cls(dsn, index=index, ttl=ttl, search_mode=search_mode, pool_config=pool_config)
+            store = cls(
+                dsn,
+                index=index,
+                ttl=ttl,
+                search_mode=search_mode,
+                pool_config=pool_config,
+                history=history,
+            )
             store._resources = resources.pop_all()
         return store
 
@@ -272,6 +290,7 @@ class SemanticStore(BaseStore):
         index: SemanticIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         search_mode: SearchMode = "hybrid",
+        history: Retention = DEFAULT_RETENTION,
     ) -> "SemanticStore":
         """Open a store with the arguments of PostgresStore.
 
@@ -285,6 +304,7 @@ class SemanticStore(BaseStore):
             ttl=ttl,
             search_mode=search_mode,
             pool_config=cast("PoolConfig | None", pool_config),
+            history=history,
         )
 
     # Lifecycle
@@ -365,7 +385,8 @@ class SemanticStore(BaseStore):
 
         Raises:
             VersionConflict: An item has not the version that a PutIf asks for; nothing was written.
-            StoreError: Nothing was written; the message says why.
+            StoreError: Nothing was written; the message says why. Or the connection broke while
+                it committed, and the message says that all was written or nothing.
             ConfigError: An operation makes no sense; nothing was written.
 
         Cost:
@@ -399,7 +420,7 @@ class SemanticStore(BaseStore):
             ttl: Minutes that it lives; None for ever; not given: the TTLConfig's default.
             if_version: Put only if the item still has this version (`get(...).version`; every put
                 raises it by one), 0: only if there is none. None asks for nothing. A deleted item
-                starts at 1 again when it is put anew.
+                that is put anew goes on counting while its history is kept, and else starts at 1.
 
         Raises:
             VersionConflict: The item has another version; nothing was written.
@@ -443,6 +464,65 @@ class SemanticStore(BaseStore):
         put = PutOp(namespace, str(key), cast("dict[str, Any]", value), index, ttl)
         return PutIf(put, if_version)
 
+    def get(
+        self,
+        namespace: tuple[str, ...],
+        key: str,
+        *,
+        refresh_ttl: bool | None = None,
+        as_of: datetime | None = None,
+    ) -> Item | None:
+        """Return an item, None if there is none.
+
+        Args:
+            namespace: Where it is stored.
+            key: Its key there.
+            refresh_ttl: Whether its time to live starts anew; None asks the TTLConfig.
+            as_of: A moment, with a time zone: what stood then. What had a time to live that is over
+                by now stood at no moment; a moment to come gives what stands now.
+
+        Raises:
+            ConfigError: The moment has no time zone, or lies before what `history` keeps.
+        """
+        if as_of is None:
+            return super().get(namespace, key, refresh_ttl=refresh_ttl)
+        return run(self._history.get(namespace, key, as_of))
+
+    async def aget(
+        self,
+        namespace: tuple[str, ...],
+        key: str,
+        *,
+        refresh_ttl: bool | None = None,
+        as_of: datetime | None = None,
+    ) -> Item | None:
+        """Do what `get` does without blocking the event loop."""
+        if as_of is None:
+            return await super().aget(namespace, key, refresh_ttl=refresh_ttl)
+        return await arun(self._history.get(namespace, key, as_of))
+
+    def history(
+        self, namespace: tuple[str, ...], key: str, *, limit: int | None = None
+    ) -> list[ItemVersion]:
+        """Return the versions of an item that are kept, the newest first, the current one included.
+
+        Args:
+            namespace: Where it is stored.
+            key: Its key there.
+            limit: The most versions to return; None for all.
+
+        Returns:
+            Items with their `version`; each stood from `updated_at` until `ended_at`, which is None
+            for the current one. A deleted item has no current one.
+        """
+        return run(self._history.versions(namespace, key, limit))
+
+    async def ahistory(
+        self, namespace: tuple[str, ...], key: str, *, limit: int | None = None
+    ) -> list[ItemVersion]:
+        """Do what `history` does without blocking the event loop."""
+        return await arun(self._history.versions(namespace, key, limit))
+
     def search(
         self,
         namespace_prefix: tuple[str, ...],
@@ -455,6 +535,7 @@ class SemanticStore(BaseStore):
         refresh_ttl: bool | None = None,
         mode: SearchMode | None = None,
         language: str | None = None,
+        as_of: datetime | None = None,
     ) -> list[SearchItem]:
         """Search a namespace and all below it.
 
@@ -467,14 +548,19 @@ class SemanticStore(BaseStore):
             refresh_ttl: Whether a hit starts its time to live anew; None asks the TTLConfig.
             mode: The search mode of this one call.
             language: Of the query's words; None takes the store's.
+            as_of: A moment, as in `get`: what stood then, the newest first; without a query, since
+                vectors and words of old versions are not kept.
 
         Returns:
             Items, best first; those without an indexed text come last, with score None.
 
         Raises:
-            ConfigError: The mode needs an index that this store lacks, or the filter is wrong.
+            ConfigError: The mode needs an index that this store lacks, the filter is wrong, or
+                `as_of` is, or stands beside a query.
         """
         op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
+        if as_of is not None:
+            return cast("list[SearchItem]", run(self._history.search(op, as_of)))
         return cast("list[SearchItem]", run(self._body([op], mode, language))[0])
 
     async def asearch(
@@ -489,9 +575,12 @@ class SemanticStore(BaseStore):
         refresh_ttl: bool | None = None,
         mode: SearchMode | None = None,
         language: str | None = None,
+        as_of: datetime | None = None,
     ) -> list[SearchItem]:
         """Do what `search` does without blocking the event loop."""
         op = self._search_op(namespace_prefix, filter, limit, offset, query, refresh_ttl)
+        if as_of is not None:
+            return cast("list[SearchItem]", await arun(self._history.search(op, as_of)))
         return cast("list[SearchItem]", (await arun(self._body([op], mode, language)))[0])
 
     def _search_op(  # noqa: PLR0917 - passed on in BaseStore's order
@@ -612,7 +701,8 @@ class SemanticStore(BaseStore):
                 results[place] = reads.namespaces(rows)
             for statement in writes.take_turns(batch):
                 cursor.execute(*statement)
-            for statement, asked in writes.write_if(batch):
+            history = self._history.is_kept
+            for statement, asked in writes.write_if(batch, history=history):
                 written = {Address(*row) for row in cursor.execute(*statement).fetchall()}
                 if others := [address for address in asked if address not in written]:
                     first = others[0]
@@ -621,11 +711,13 @@ class SemanticStore(BaseStore):
                     raise VersionConflict(
                         writes.conflict(first, batch.writes[first], version, len(others) - 1)
                     )
+            self._history.write(cursor, batch)
             for statement in writes.write(
                 batch,
                 vectors,
                 vector_type=self._space.type if self._space else "halfvec",
                 languages=self._languages,
+                history=history,
             ):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.
@@ -696,11 +788,13 @@ class SemanticStore(BaseStore):
     # Time to live
 
     def sweep_ttl(self) -> int:
-        """Delete what has expired, and return how many items that were.
+        """Delete what has expired and the versions no longer kept; return how many items expired.
 
         Cost:
-            One short transaction per tenant with expired items; rows in use are left for later.
+            One short transaction per tenant with expired items, and per 1,000 old versions of one;
+            rows in use are left for later.
         """
+        self._history.sweep()
         expired = self._database.run(self._named(_expired_tenants, tenants.ALL))
         return sum(
             self._database.run(self._named(_sweeping(tenant, now), tenants.name([tenant])))

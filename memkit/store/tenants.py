@@ -1,6 +1,6 @@
 """What sets tenants apart in the database beyond their keys: row-level security, and shards."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psycopg
 from psycopg import errors as pg
@@ -13,7 +13,7 @@ from memkit.store import namespace as ns
 from memkit.store.plan import Batch, Statement
 
 # Parents come first.
-TABLES = ("memkit_items", "memkit_passages")
+TABLES = ("memkit_items", "memkit_passages", "memkit_history")
 _FUNCTIONS = ("memkit_number(jsonb)", "memkit_terms(jsonb)")
 
 # What a connection names is a text[], or that it is for all: to sweep, to search a whole tree.
@@ -92,10 +92,15 @@ def is_distributed(connection: Connection, table: str = TABLES[0]) -> bool:
 def named_by(batch: Batch) -> Statement:
     """Return the statement that names the tenants of a batch, for its transaction."""
     prefixes = [search.namespace_prefix for _, search in batch.searches]
-    if batch.listings or any(len(prefix) < ns.TENANT_LABELS for prefix in prefixes):
+    if batch.listings or any(of_prefix(prefix) is ALL for prefix in prefixes):
         return ALL
     namespaces = [*prefixes, *(get.namespace for _, get in batch.gets)]
     return name({*map(ns.tenant, namespaces), *(address.tenant for address in batch.writes)})
+
+
+def of_prefix(prefix: Sequence[str]) -> Statement:
+    """Return the statement that names the tenant of a search, or all that it may find."""
+    return name([ns.tenant(prefix)]) if len(prefix) >= ns.TENANT_LABELS else ALL
 
 
 def name(tenants: Iterable[str]) -> Statement:

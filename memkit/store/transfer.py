@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from memkit.db.pool import Connection, connect, place, translated
 from memkit.effects import EmbedTexts, PutIf
 from memkit.errors import ConfigError, DimensionMismatch, StoreError
-from memkit.store import tenants, writes
+from memkit.store import tenants, versions, writes
 from memkit.store.plan import LIVE, Address, Batch, Passage, Write, columns, plan
 from memkit.store.semantic import SemanticStore
 from memkit.store.values import words
@@ -495,6 +495,9 @@ class _Target:
         ):
             connection.execute(*statement)
         connection.execute(_TIMES, _times(items))
+        # An item with the times of elsewhere does not go on where its versions here ended.
+        for statement in versions.forget(items):
+            connection.execute(*statement)
         return len(items)
 
     def _contents(self, items: Items, known: Vectors) -> dict[str, Any]:

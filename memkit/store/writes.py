@@ -11,6 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from memkit.store import namespace as ns
+from memkit.store import versions
 from memkit.store.plan import LIVE, Address, Batch, Statement, Write, by_tenant, columns
 from memkit.store.text import Languages
 from memkit.store.values import unescape
@@ -125,11 +126,18 @@ def take_turns(batch: Batch) -> list[Statement]:
     return [Statement(_TAKE_TURN, {"turns": sorted(turns)})]
 
 
-def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
+def write_if(batch: Batch, *, history: bool = False) -> list[tuple[Statement, list[Address]]]:
     """Return the statements of the writes that ask for a version, and the addresses each writes.
 
     A statement returns the addresses that it wrote: of the others, the version is another one.
+
+    Args:
+        batch: The batch.
+        history: Whether they keep the versions that they replace.
     """
+    put, delete = _PUT_IF_VERSION, _DELETE_IF_VERSION
+    if history:
+        put, delete = versions.PUT_IF_VERSION, versions.DELETE_IF_VERSION
     groups: dict[tuple[str, str | None], dict[Address, Write]] = {}
     for address, new in batch.writes.items():
         if new.if_version is None:
@@ -137,8 +145,7 @@ def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
         if new.if_version == 0:
             kind: tuple[str, str | None] = (_PUT_IF_ABSENT, None)
         else:
-            sql = _DELETE_IF_VERSION if new.value is None else _PUT_IF_VERSION
-            kind = (sql, address.tenant)
+            kind = (delete if new.value is None else put, address.tenant)
         groups.setdefault(kind, {})[address] = new
     return [
         (
@@ -158,7 +165,12 @@ def write_if(batch: Batch) -> list[tuple[Statement, list[Address]]]:
 
 
 def write(
-    batch: Batch, vectors: Sequence[Any], *, vector_type: VectorType, languages: Languages
+    batch: Batch,
+    vectors: Sequence[Any],
+    *,
+    vector_type: VectorType,
+    languages: Languages,
+    history: bool = False,
 ) -> list[Statement]:
     """Return the statements of a batch's other writes, and of all its passages.
 
@@ -169,6 +181,7 @@ def write(
         vectors: One per passage, or none at all.
         vector_type: pgvector's type.
         languages: Of the words.
+        history: Whether versions are kept; `versions.History.write` then writes the items.
     """
     kept = {address: new for address, new in batch.writes.items() if new.value is not None}
     plain = {address: new for address, new in kept.items() if new.if_version is None}
@@ -178,10 +191,11 @@ def write(
         if new.value is None and new.if_version is None
     ]
     statements = []
-    if plain:
+    if plain and not history:
         statements.append(Statement(_UPSERT, {**columns(plain), **_contents(plain)}))
     statements += _delete("memkit_passages", kept)
-    statements += _delete("memkit_items", gone)
+    if not history:
+        statements += _delete("memkit_items", gone)
     if batch.passages:
         params = {
             **columns([passage.address for passage in batch.passages]),

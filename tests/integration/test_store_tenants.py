@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -55,6 +56,8 @@ def test_who_has_not_named_a_tenant_sees_nothing(role: str) -> None:
         store.setup(row_level_security=True)
         store.setup(row_level_security=True)
         store.put(BOB, "b", {"text": "tea"})
+        for namespace, key in ((ANN, "a"), (BOB, "b")):
+            store.put(namespace, key, {"text": "coffee"})
     for table in TABLES:
         count = f"SELECT count(*) FROM {table}"
         assert rows(role, count) == [(0,)]
@@ -83,7 +86,11 @@ def test_the_store_names_its_tenants(role: str, monkeypatch: pytest.MonkeyPatch)
         assert len(store.search(("users",), query="tea", limit=100)) >= 80
         assert asyncio.run(store.aget(ANN, "1")) is not None
         assert store.list_namespaces(prefix=("users", "ann")) == [ANN]
+        assert len(store.history(ANN, "0")) == 2
+        moment = datetime.now(UTC)
         store.delete(ANN, "1")
+        assert store.get(ANN, "1", as_of=moment) is not None
+        assert len(store.search(ANN[:1], as_of=moment, limit=100)) >= 80
         assert store.get(ANN, "1") is None
         assert {built.scope for built in store.build_indexes()} == {"users.ann", ""}
         assert len(store.search(ANN, query="tea 7")) == 10
@@ -127,7 +134,7 @@ class _Noting(psycopg.Cursor[Any]):
 
 
 _TABLE = re.compile(
-    r"\b(FROM|JOIN|INTO|UPDATE)\s+(memkit_(?:items|passages))(?:\s+(?:AS\s+)?(\w+))?"
+    r"\b(FROM|JOIN|INTO|UPDATE)\s+(memkit_(?:items|passages|history))(?:\s+(?:AS\s+)?(\w+))?"
 )
 
 
@@ -175,8 +182,9 @@ def test_every_statement_of_one_tenant_names_it(
         for _ in range(2):
             store.batch([*puts[:9], PutOp(ANN, "gone", None)])
             store.batch([PutIf(PutOp(ANN, "new", {"text": "new"}), 0)])
-            store.batch([PutIf(PutOp(ANN, "new", {"text": "newer"}), 1)])
-            store.batch([PutIf(PutOp(ANN, "new", None), 2)])
+            version = store.history(ANN, "new", limit=1)[0].version
+            store.batch([PutIf(PutOp(ANN, "new", {"text": "newer"}), version)])
+            store.batch([PutIf(PutOp(ANN, "new", None), version + 1)])
             store.batch([GetOp(ANN, "1"), GetOp(ANN, "2")])
             for prefix in (ANN, ANN[:2]):
                 for wanted in (None, {"n": 1}, {"n": {"$gt": 3}}):
@@ -184,6 +192,11 @@ def test_every_statement_of_one_tenant_names_it(
                     store.search(prefix, filter=wanted, limit=200)
             statements = [text for text in _Noting.noted if "memkit_items" in text]
             assert len(statements) > 15
+            for statement in _Noting.noted:
+                assert without_tenant(statement) == [], statement
+            store.history(ANN, "1")
+            store.get(ANN, "1", as_of=datetime.now(UTC))
+            store.search(ANN, as_of=datetime.now(UTC))
             for statement in _Noting.noted:
                 assert without_tenant(statement) == [], statement
             store.build_indexes()

@@ -72,7 +72,7 @@ def test_every_put_raises_the_version_by_one(store: SemanticStore, batch: Batch)
     store.delete(FACTS, "k")
     assert version(store) is None
     batch([put_if("k", 0, {"n": 1})])
-    assert version(store) == 1
+    assert version(store) == 5  # goes on while its history is kept
 
 
 def test_of_several_puts_in_a_batch_one_counts(store: SemanticStore) -> None:
@@ -581,7 +581,9 @@ def old_dsn(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_older_tables_ask_for_setup_and_keep_their_items(old_dsn: str) -> None:
     with SemanticStore.open(old_dsn, search_mode="text") as store:
-        with pytest.raises(MigrationError, match=r"to be applied: 0002_versions\); run setup\(\)"):
+        with pytest.raises(
+            MigrationError, match=r"to be applied: 0002_versions, .*\); run setup\(\)"
+        ):
             store.get(FACTS, "k")
         with pytest.raises(MigrationError, match="0002_versions"):
             asyncio.run(store.aput(FACTS, "k", {}))
