@@ -27,7 +27,11 @@ class StoreMissing(MemkitError):
 
 
 class StoreError(MemkitError):
-    """The store could not do what was asked; nothing of the batch was written."""
+    """The store could not do what was asked.
+
+    Nothing of the batch was written, unless the message says that the connection broke while it
+    committed: then all of it was, or nothing.
+    """
 
 
 class DimensionMismatch(StoreError):

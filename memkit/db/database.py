@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
+from psycopg_pool import PoolTimeout
 
 from memkit.db.pool import (
     Connection,
@@ -91,8 +92,16 @@ class Database:
                 except (pg.DeadlockDetected, pg.SerializationFailure):
                     if attempt == _ATTEMPTS:
                         raise
+                except PoolTimeout as error:
+                    self.connect().close()  # says it, if the server is what is wrong
+                    msg = (
+                        f"no connection to {self.place} became free in time: all "
+                        f"{pool_size(self._config)} of the pool were in use, or the server was "
+                        "away until now; raise max_size in pool_config, or make fewer calls at once"
+                    )
+                    raise StoreError(msg) from error
                 except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                    if connection is None or not connection.closed or attempt == _ATTEMPTS:
+                    if connection is None or not connection.closed:
                         raise
                     if committing:
                         msg = (
@@ -100,6 +109,8 @@ class Database:
                             "written, or nothing; look before you write it again"
                         )
                         raise StoreError(msg) from error
+                    if attempt == _ATTEMPTS:
+                        raise
                     pool.check()  # a server that went away leaves every connection broken
         raise AssertionError  # pragma: no cover - the loop returns or raises
 

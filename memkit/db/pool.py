@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any, TypeAlias, TypedDict
 
@@ -21,6 +22,17 @@ Pool: TypeAlias = ConnectionPool[Connection]
 CONNECT_TIMEOUT_S = 10
 CHECKOUT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
+RECONNECT_S = 0.5
+
+# A host that vanished without a word is given up after half a minute, not after the quarter of an
+# hour that TCP takes. Other addresses, such as Unix sockets, ignore them.
+_NETWORK = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 
 # The schema is not what the statements expect.
 _SCHEMA_ERRORS = (
@@ -34,7 +46,8 @@ _SCHEMA_ERRORS = (
 
 # What operators have to do something about.
 _SAYINGS: dict[type[psycopg.Error], str] = {
-    pg.QueryCanceled: "ended a statement that took longer than statement_timeout_s in pool_config",
+    pg.QueryCanceled: "ended a statement, as it does with one that takes longer than "
+    "statement_timeout_s in pool_config",
     pg.DiskFull: "has no space left on its disk",
     pg.TooManyConnections: "takes no more connections: lower max_size, or raise max_connections",
     pg.AdminShutdown: "was shut down; try again when it is back",
@@ -43,6 +56,9 @@ _SAYINGS: dict[type[psycopg.Error], str] = {
     pg.ReadOnlySqlTransaction: "is read-only: is it a standby?",
 }
 
+# Who gets no connection gets no SQLSTATE from the driver. The last one is PgBouncer's.
+_CROWDED = re.compile(r"too many (clients|connections)|connection slots|no more connections")
+
 
 class PoolConfig(TypedDict, total=False):
     """Bounds of a connection pool, with the names that PostgresStore uses.
@@ -50,7 +66,8 @@ class PoolConfig(TypedDict, total=False):
     `min_size` connections are kept (default 1), at most `max_size` are open (default 8), and
     `kwargs` goes to every connection. A statement may take `statement_timeout_s` seconds (default
     60; 0 for ever), but building tables and indexes is not held to it. Behind PgBouncer, which is
-    noticed by this, time-outs are those of the role, and no statement is prepared.
+    noticed by this, time-outs are those of the role (ALTER ROLE ... SET statement_timeout), and no
+    statement is prepared, unless `kwargs` has a `prepare_threshold`.
     """
 
     min_size: int
@@ -87,10 +104,9 @@ def place(conninfo: str) -> str:
 
 def _options(conninfo: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a connection; a time-out in the address goes before the default."""
-    options = {"connect_timeout": CONNECT_TIMEOUT_S, **kwargs, "autocommit": True}
-    if "connect_timeout" in conninfo_to_dict(conninfo) and "connect_timeout" not in kwargs:
-        del options["connect_timeout"]
-    return options
+    given = conninfo_to_dict(conninfo)
+    defaults = {name: value for name, value in _NETWORK.items() if name not in given}
+    return {**defaults, **kwargs, "autocommit": True}
 
 
 @contextlib.contextmanager
@@ -130,6 +146,9 @@ def translated(conninfo: str) -> Iterator[None]:
         ) from error
     except psycopg.OperationalError as error:
         if error.sqlstate is None:
+            if _CROWDED.search(str(error)):
+                msg = f"{place(conninfo)} {_SAYINGS[pg.TooManyConnections]} ({_said(error)})"
+                raise StoreError(msg) from error
             msg = (
                 f"cannot reach {place(conninfo)}: {_said(error)}; check the address and the server"
             )
@@ -157,44 +176,57 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
         StoreError: The database cannot be reached.
     """
     config = config or {}
-    min_size = config.get("min_size", 1)
     options = _options(conninfo, config.get("kwargs", {}))
     pool: Pool = ConnectionPool(
         conninfo,
-        min_size=min_size,
+        min_size=config.get("min_size", 1),
         max_size=pool_size(config),
         kwargs=_timed(conninfo, options, config.get("statement_timeout_s", STATEMENT_TIMEOUT_S)),
         configure=register_vector,
         timeout=CHECKOUT_TIMEOUT_S,
-        # A server that went away is tried again at the next use, not for minutes in between.
-        reconnect_timeout=CONNECT_TIMEOUT_S,
+        # A server that went away is tried twice a second while somebody waits for it, and not at
+        # all in between; the pool's own pace would slow down to one try in four seconds.
+        reconnect_timeout=RECONNECT_S,
+        reconnect_failed=_try_again,
         name="memkit",
         open=False,
     )
-    with translated(conninfo):
-        pool.open(wait=bool(min_size), timeout=CONNECT_TIMEOUT_S)
+    # Not waited for: it can be reached, and who needs a connection first waits for that one only.
+    pool.open()
     return pool
+
+
+def _try_again(pool: ConnectionPool[Any]) -> None:
+    """Let a pool try to connect again, if somebody waits for it."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()
 
 
 def _timed(conninfo: str, options: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """Return options with a statement time-out, or behind PgBouncer without one.
 
-    PgBouncer refuses it, and whatever is set later would stay with a connection that serves others;
-    so would a prepared statement.
+    PgBouncer refuses it or, told to ignore such parameters, loses it, and whatever is set later
+    would stay with a connection that serves others; so would a prepared statement.
     """
     settings = options.get("options") or conninfo_to_dict(conninfo).get("options") or ""
     if "statement_timeout" in str(settings):
         return options
     timed = {**options, "options": f"{settings} -c statement_timeout={int(1000 * timeout_s)}"}
-    try:
-        with translated(conninfo):
-            psycopg.connect(conninfo, **timed).close()
-    except StoreError as error:
-        if "startup parameter" not in str(error):
-            raise
-        logger.info("statements to %s have no time-out: PgBouncer takes none", place(conninfo))
-        return {"prepare_threshold": None, **options}
-    return timed
+    with translated(conninfo):
+        try:
+            with psycopg.connect(conninfo, **timed) as connection:
+                is_taken = connection.execute(_IS_TAKEN).fetchone() == (True,)
+        except psycopg.OperationalError as error:
+            if "startup parameter" not in str(error):
+                raise
+            is_taken = False
+    if is_taken:
+        return timed
+    logger.info("statements to %s have no time-out: PgBouncer takes none", place(conninfo))
+    return {"prepare_threshold": None, **options}
+
+
+_IS_TAKEN = "SELECT source = 'client' FROM pg_settings WHERE name = 'statement_timeout'"
 
 
 def pool_size(config: PoolConfig | None) -> int:

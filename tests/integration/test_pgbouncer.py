@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def bounced(empty_dsn: str) -> Iterator[str]:
+@pytest.fixture(params=["", "ignore_startup_parameters = options\n"])
+def bounced(empty_dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A DSN of an empty database through PgBouncer, with two connections for all."""
     parts = conninfo_to_dict(empty_dsn)
     with socket.socket() as free:
@@ -43,7 +43,7 @@ def bounced(empty_dsn: str) -> Iterator[str]:
             f"user={parts['user']}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n"
             f"auth_file = {directory}/users\npool_mode = transaction\ndefault_pool_size = 2\n"
-            "unix_socket_dir =\n"
+            f"unix_socket_dir =\n{request.param}"
         )
         # PgBouncer refuses to be root, and the socket may belong to another user.
         owner = Path(str(parts["host"])).stat()
