@@ -12,7 +12,7 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim", "summary", "facts", "store")
+BENCHMARKS = ("tokens", "trim", "summary", "facts", "store", "chaos")
 """Modules of this package; each has `run(options) -> Report`."""
 
 DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000}
@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.name == "store" and (arguments.data or arguments.max_tokens):
             raise ConfigError(
                 "store generates its items and has no budget; leave out --data and --max-tokens"
+            )
+        if arguments.name == "chaos" and (arguments.data or arguments.max_tokens):
+            raise ConfigError(
+                "chaos makes its own load and has no budget; leave out --data and --max-tokens"
             )
         if arguments.name == "facts" and arguments.max_tokens:
             raise ConfigError("facts has no budget; leave out --max-tokens")
