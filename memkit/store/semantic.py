@@ -392,7 +392,8 @@ class SemanticStore(BaseStore):
         Cost:
             One embedding call for all texts and one per distinct query, before a connection is
             taken; one statement for all gets, one per search, at most five for all writes, and
-            for those with a version up to two per tenant more.
+            for those with a version up to two per tenant more. Where versions are kept, all of
+            these are per tenant, and what is put anew takes one more.
         """
         return run(self._body(list(ops)))
 
@@ -711,13 +712,14 @@ class SemanticStore(BaseStore):
                     raise VersionConflict(
                         writes.conflict(first, batch.writes[first], version, len(others) - 1)
                     )
-            self._history.write(cursor, batch)
+            fresh = self._history.write(cursor, batch)
             for statement in writes.write(
                 batch,
                 vectors,
                 vector_type=self._space.type if self._space else "halfvec",
                 languages=self._languages,
                 history=history,
+                fresh=fresh,
             ):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.

@@ -258,26 +258,31 @@ class History:
 
     # Writes
 
-    def write(self, cursor: psycopg.Cursor[Any], batch: Batch) -> None:
+    def write(self, cursor: psycopg.Cursor[Any], batch: Batch) -> set[Address]:
         """Put and delete what asks for no version; number on what was deleted before.
 
         Does nothing where no versions are kept.
+
+        Returns:
+            What is new, and so has no passages yet.
         """
         if not self.is_kept:
-            return
+            return set()
         puts: list[Address] = []
         gone: list[Address] = []
-        fresh: list[Address] = []
+        absent: list[Address] = []  # or expired
         for address, new in batch.writes.items():
             if new.if_version is None:
                 (gone if new.value is None else puts).append(address)
             elif new.if_version == 0:
-                fresh.append(address)
+                absent.append(address)
+        fresh: set[Address] = set()
         for tenant, group in by_tenant(puts):
-            fresh += self._put(cursor, tenant, group, batch.writes)
-        for sql, addresses in ((_DELETE, gone), (_GO_ON, fresh)):
+            fresh |= self._put(cursor, tenant, group, batch.writes)
+        for sql, addresses in ((_DELETE, gone), (_GO_ON, [*absent, *fresh])):
             for tenant, group in by_tenant(addresses):
                 cursor.execute(sql, {**columns(group), "tenant": tenant})
+        return fresh
 
     @staticmethod
     def _put(
@@ -285,9 +290,9 @@ class History:
         tenant: str,
         addresses: Sequence[Address],
         writes: Mapping[Address, Write],
-    ) -> list[Address]:
+    ) -> set[Address]:
         """Put items of one tenant, and return those that were new."""
-        fresh: list[Address] = []
+        fresh: set[Address] = set()
         left = list(addresses)
         for _ in range(_ATTEMPTS):
             params = {
@@ -298,7 +303,7 @@ class History:
             }
             rows = cursor.execute(_PUT, params).fetchall()
             put = {Address(tenant, *row[:2]): row[2] for row in rows}
-            fresh += [address for address, version in put.items() if version == 1]
+            fresh |= {address for address, version in put.items() if version == 1}
             left = [address for address in left if address not in put]
             if not left:
                 return fresh

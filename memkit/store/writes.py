@@ -6,7 +6,7 @@ crosswise; a batch of one write cannot, and waits for nobody's turn.
 
 # ruff: noqa: S608 - statements are put together from constants; all else is a parameter
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -171,6 +171,7 @@ def write(
     vector_type: VectorType,
     languages: Languages,
     history: bool = False,
+    fresh: Collection[Address] = (),
 ) -> list[Statement]:
     """Return the statements of a batch's other writes, and of all its passages.
 
@@ -182,6 +183,7 @@ def write(
         vector_type: pgvector's type.
         languages: Of the words.
         history: Whether versions are kept; `versions.History.write` then writes the items.
+        fresh: Items that are new for certain, and so have no passages to replace.
     """
     kept = {address: new for address, new in batch.writes.items() if new.value is not None}
     plain = {address: new for address, new in kept.items() if new.if_version is None}
@@ -193,7 +195,7 @@ def write(
     statements = []
     if plain and not history:
         statements.append(Statement(_UPSERT, {**columns(plain), **_contents(plain)}))
-    statements += _delete("memkit_passages", kept)
+    statements += _delete("memkit_passages", [address for address in kept if address not in fresh])
     if not history:
         statements += _delete("memkit_items", gone)
     if batch.passages:
