@@ -210,12 +210,44 @@ def _not_negative(**numbers: Any) -> None:
             raise ConfigError(msg)
 
 
-def by_tenant(addresses: Iterable[Address]) -> list[tuple[str, list[Address]]]:
-    """Return addresses by tenant, in their order and each once."""
-    return [
-        (tenant, list(group))
-        for tenant, group in groupby(sorted(set(addresses)), key=lambda address: address.tenant)
+class Group(NamedTuple):
+    """Items that one statement names.
+
+    Attributes:
+        tenant: Of all of them; None: they have several.
+        addresses: Where they are, sorted and each once.
+    """
+
+    tenant: str | None
+    addresses: list[Address]
+
+    def statement(self, sql: str, **params: Any) -> Statement:
+        """Return a statement on these items.
+
+        Args:
+            sql: It unnests %(tenants)s, %(namespaces)s and %(keys)s `AS asked`, and compares each
+                table's tenant with {tenant}: a parameter if there is one, for then Citus asks one
+                shard.
+            params: What else it takes.
+        """
+        one = "asked.tenant" if self.tenant is None else "%(tenant)s::text"
+        return Statement(
+            sql.format(tenant=one), {**columns(self.addresses), "tenant": self.tenant, **params}
+        )
+
+
+def groups(addresses: Iterable[Address], *, apart: bool) -> list[Group]:
+    """Return addresses in groups for a statement each.
+
+    Args:
+        addresses: In any order.
+        apart: Whether each tenant's are a group, rather than all of them one.
+    """
+    rows = sorted(set(addresses))
+    by_tenant = [
+        Group(tenant, list(group)) for tenant, group in groupby(rows, key=lambda row: row.tenant)
     ]
+    return by_tenant if apart or len(by_tenant) < 2 else [Group(None, rows)]
 
 
 def columns(addresses: Iterable[Address]) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
@@ -12,7 +11,7 @@ from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
 from memkit.store import namespace as ns
 from memkit.store.filters import compile_filter
 from memkit.store.items import VersionedItem, VersionedSearchItem
-from memkit.store.plan import LIVE, Address, Passage, Statement, by_tenant, columns
+from memkit.store.plan import LIVE, Address, Passage, Statement, columns, groups
 from memkit.store.values import decode, unescape
 
 ITEM = (
@@ -25,9 +24,9 @@ NEWEST = "i.updated_at DESC, i.namespace, i.key"
 PAGE = "LIMIT %(limit)s OFFSET %(offset)s"
 _GET = f"""
 SELECT {ITEM} FROM memkit_items i
-JOIN unnest(%(namespaces)s::text[], %(keys)s::text[]) AS wanted (namespace, key)
-    ON i.namespace = wanted.namespace AND i.key = wanted.key
-WHERE i.tenant = %(tenant)s AND {LIVE}
+JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
+    AS asked (tenant, namespace, key) ON i.namespace = asked.namespace AND i.key = asked.key
+WHERE i.tenant = {{tenant}} AND {LIVE}
 """
 
 _GET_ONE = f"""
@@ -37,10 +36,11 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 
 _EMBEDDED = """
 SELECT p.text, p.embedding FROM memkit_passages p
-JOIN unnest(%(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[], %(texts)s::text[])
-    AS new (namespace, key, path, text)
-    ON p.namespace = new.namespace AND p.key = new.key AND p.path = new.path AND p.text = new.text
-WHERE p.tenant = %(tenant)s AND p.embedding IS NOT NULL
+JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
+    %(texts)s::text[]) AS asked (tenant, namespace, key, path, text)
+    ON p.namespace = asked.namespace AND p.key = asked.key AND p.path = asked.path
+    AND p.text = asked.text
+WHERE p.tenant = {tenant} AND p.embedding IS NOT NULL
 """
 
 _BROWSE = f"""
@@ -93,28 +93,33 @@ SELECT array_to_string(labels, '.') FROM listed ORDER BY labels COLLATE "C" {PAG
 """
 
 
-def get(ops: Sequence[GetOp]) -> list[Statement]:
-    """Return the statements that read the live ones among some items, one per tenant."""
+def get(ops: Sequence[GetOp], *, apart: bool) -> list[Statement]:
+    """Return the statements that read the live ones among some items.
+
+    Args:
+        ops: Which items.
+        apart: Whether each tenant has a statement of its own.
+    """
     if len(ops) == 1:  # plain enough for Postgres to plan it once and for all
         return [Statement(_GET_ONE, Address.of(ops[0].namespace, ops[0].key)._asdict())]
-    return [
-        Statement(_GET, {**columns(group), "tenant": tenant})
-        for tenant, group in by_tenant(Address.of(op.namespace, op.key) for op in ops)
-    ]
+    asked = groups((Address.of(op.namespace, op.key) for op in ops), apart=apart)
+    return [group.statement(_GET) for group in asked]
 
 
-def embedded(passages: Sequence[Passage]) -> list[Statement]:
+def embedded(passages: Sequence[Passage], *, apart: bool) -> list[Statement]:
     """Return the statements that read text and vector of the passages that are there already."""
+    texts: dict[Address, list[Passage]] = {}
+    for passage in passages:
+        texts.setdefault(passage.address, []).append(passage)
     statements = []
-    for tenant, group in groupby(passages, key=lambda passage: passage.address.tenant):
-        rows = list(group)
+    for group in groups(texts, apart=apart):
+        rows = [passage for address in group.addresses for passage in texts[address]]
         params = {
             **columns([passage.address for passage in rows]),
-            "tenant": tenant,
             "paths": [passage.path for passage in rows],
             "texts": [passage.text for passage in rows],
         }
-        statements.append(Statement(_EMBEDDED, params))
+        statements.append(group.statement(_EMBEDDED, **params))
     return statements
 
 

@@ -391,9 +391,8 @@ class SemanticStore(BaseStore):
 
         Cost:
             One embedding call for all texts and one per distinct query, before a connection is
-            taken; one statement for all gets, one per search, at most five for all writes, and
-            for those with a version up to two per tenant more. Where versions are kept, all of
-            these are per tenant, and what is put anew takes one more.
+            taken; one statement for all gets, one or two per search, at most six for all writes,
+            and for those with a version up to two per tenant more. On Citus all are per tenant.
         """
         return run(self._body(list(ops)))
 
@@ -610,7 +609,7 @@ class SemanticStore(BaseStore):
         if self.embeddings is not None:
             if batch.passages:
                 # What a model was paid for once is not embedded again.
-                read = self._named(partial(_embedded, batch.passages), tenants.named_by(batch))
+                read = self._named(partial(self._embedded, batch.passages), tenants.named_by(batch))
                 by_text = yield Transaction(self._database, read, writes=False)
                 texts = list(dict.fromkeys(p.text for p in batch.passages if p.text not in by_text))
                 if texts:
@@ -668,6 +667,15 @@ class SemanticStore(BaseStore):
             text: space.encode(numbers, text) for text, numbers in zip(texts, embedded, strict=True)
         }
 
+    def _embedded(self, passages: Sequence[Passage], connection: Connection) -> dict[str, Any]:
+        """Return the vectors of those texts that stand where they are to be put."""
+        with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+            return {
+                text: vector
+                for statement in reads.embedded(passages, apart=self._is_distributed)
+                for text, vector in cursor.execute(*statement).fetchall()
+            }
+
     def _execute(
         self,
         connection: Connection,
@@ -681,7 +689,9 @@ class SemanticStore(BaseStore):
             if batch.gets:
                 items = {
                     hit.address: hit
-                    for statement in reads.get([op for _, op in batch.gets])
+                    for statement in reads.get(
+                        [op for _, op in batch.gets], apart=self._is_distributed
+                    )
                     for hit in map(reads.found, cursor.execute(*statement).fetchall())
                 }
                 for place, get in batch.gets:
@@ -712,7 +722,7 @@ class SemanticStore(BaseStore):
                     raise VersionConflict(
                         writes.conflict(first, batch.writes[first], version, len(others) - 1)
                     )
-            fresh = self._history.write(cursor, batch)
+            fresh = self._history.write(cursor, batch, apart=self._is_distributed)
             for statement in writes.write(
                 batch,
                 vectors,
@@ -720,6 +730,7 @@ class SemanticStore(BaseStore):
                 languages=self._languages,
                 history=history,
                 fresh=fresh,
+                apart=self._is_distributed,
             ):
                 cursor.execute(*statement)
             # Last, and without waiting for anyone, so that readers never take part in a deadlock.
@@ -852,16 +863,6 @@ class SemanticStore(BaseStore):
             return False
         self._sweeper = None
         return True
-
-
-def _embedded(passages: Sequence[Passage], connection: Connection) -> dict[str, Any]:
-    """Return the vectors of those texts that stand where they are to be put."""
-    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        return {
-            text: vector
-            for statement in reads.embedded(passages)
-            for text, vector in cursor.execute(*statement).fetchall()
-        }
 
 
 def _enough(

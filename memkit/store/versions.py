@@ -28,7 +28,7 @@ from memkit.store import namespace as ns
 from memkit.store import reads, tenants
 from memkit.store.filters import compile_filter
 from memkit.store.items import VersionedItem, VersionedSearchItem, serialized_as
-from memkit.store.plan import LIVE, Address, Batch, Statement, Write, by_tenant, columns, plan
+from memkit.store.plan import LIVE, Address, Batch, Group, Statement, Write, groups, plan
 
 Retention: TypeAlias = timedelta | str | bool | None
 """How long superseded versions are kept: a duration, True for ever, False or None not at all."""
@@ -57,25 +57,28 @@ ON CONFLICT (tenant, namespace, key, version) DO UPDATE SET
 """
 _KEEP_LIVE = _KEEP.format(rows="{rows}", live=LIVE)
 
+_ASKED = "%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[]"
+
 # What was inserted after the lock was sought is neither in `old` nor written: it is tried again.
 _PUT = f"""
 WITH old AS MATERIALIZED (
     SELECT i.* FROM memkit_items i
-    JOIN unnest(%(namespaces)s::text[], %(keys)s::text[]) AS place (namespace, key)
-        ON i.namespace = place.namespace AND i.key = place.key
-    WHERE i.tenant = %(tenant)s
+    JOIN unnest({_ASKED}) AS asked (tenant, namespace, key)
+        ON i.namespace = asked.namespace AND i.key = asked.key
+    WHERE i.tenant = {{tenant}}
     FOR UPDATE OF i
 ), kept AS ({_KEEP_LIVE.format(rows="old")})
 INSERT INTO memkit_items AS item
     (tenant, namespace, key, value, created_at, updated_at, ttl_minutes, expires_at, version)
-SELECT %(tenant)s::text, new.namespace, new.key, new.value::jsonb,
+SELECT {{tenant}}, asked.namespace, asked.key, asked.value::jsonb,
     CASE WHEN i.key IS NOT NULL AND {LIVE} THEN i.created_at
         ELSE greatest(i.updated_at, now()) END,
-    greatest(i.updated_at, now()), new.ttl, now() + make_interval(secs => new.ttl * 60),
+    greatest(i.updated_at, now()), asked.ttl, now() + make_interval(secs => asked.ttl * 60),
     coalesce(i.version, 0) + 1
-FROM unnest(%(namespaces)s::text[], %(keys)s::text[], %(values)s::text[], %(ttls)s::float8[])
-    AS new (namespace, key, value, ttl)
-LEFT JOIN old i ON i.namespace = new.namespace AND i.key = new.key
+FROM unnest({_ASKED}, %(values)s::text[], %(ttls)s::float8[])
+    AS asked (tenant, namespace, key, value, ttl)
+LEFT JOIN old i
+    ON i.tenant = {{tenant}} AND i.namespace = asked.namespace AND i.key = asked.key
 ON CONFLICT (tenant, namespace, key) DO UPDATE SET
     value = excluded.value,
     created_at = excluded.created_at,
@@ -84,32 +87,32 @@ ON CONFLICT (tenant, namespace, key) DO UPDATE SET
     expires_at = excluded.expires_at,
     version = excluded.version
 WHERE item.version = excluded.version - 1
-RETURNING item.namespace, item.key, item.version
+RETURNING item.tenant, item.namespace, item.key, item.version
 """
 
 # A deleted item that is put again goes on counting where its history ends. Of its own, since only
 # a new snapshot shows what others committed before the row could be inserted; from then on the row
 # keeps everybody else out.
-_GO_ON = """
+_GO_ON = f"""
 UPDATE memkit_items i SET
     version = last.version + 1,
     created_at = greatest(i.created_at, last.ended_at),
     updated_at = greatest(i.updated_at, last.ended_at)
-FROM unnest(%(namespaces)s::text[], %(keys)s::text[]) AS fresh (namespace, key)
+FROM unnest({_ASKED}) AS asked (tenant, namespace, key)
 CROSS JOIN LATERAL (
     SELECT h.version, h.ended_at FROM memkit_history h
-    WHERE h.tenant = %(tenant)s AND h.namespace = fresh.namespace AND h.key = fresh.key
+    WHERE h.tenant = {{tenant}} AND h.namespace = asked.namespace AND h.key = asked.key
     ORDER BY h.version DESC LIMIT 1
 ) AS last
-WHERE i.tenant = %(tenant)s AND i.namespace = fresh.namespace AND i.key = fresh.key
+WHERE i.tenant = {{tenant}} AND i.namespace = asked.namespace AND i.key = asked.key
     AND i.version <= last.version
 """
 
 _DELETE = f"""
 WITH gone AS (
     DELETE FROM memkit_items i
-    USING unnest(%(namespaces)s::text[], %(keys)s::text[]) AS asked (namespace, key)
-    WHERE i.tenant = %(tenant)s AND i.namespace = asked.namespace AND i.key = asked.key
+    USING unnest({_ASKED}) AS asked (tenant, namespace, key)
+    WHERE i.tenant = {{tenant}} AND i.namespace = asked.namespace AND i.key = asked.key
     RETURNING i.*
 )
 {_KEEP_LIVE.format(rows="gone")}
@@ -147,10 +150,10 @@ WITH gone AS (
 RETURNING tenant, namespace, key
 """
 
-_FORGET = """
+_FORGET = f"""
 DELETE FROM memkit_history h
-USING unnest(%(namespaces)s::text[], %(keys)s::text[]) AS asked (namespace, key)
-WHERE h.tenant = %(tenant)s AND h.namespace = asked.namespace AND h.key = asked.key
+USING unnest({_ASKED}) AS asked (tenant, namespace, key)
+WHERE h.tenant = {{tenant}} AND h.namespace = asked.namespace AND h.key = asked.key
 """
 
 _COLUMNS = "i.namespace, i.key, i.value, i.created_at, i.updated_at, i.version"
@@ -217,10 +220,7 @@ def _item_version(fields: dict[str, Any]) -> ItemVersion:
 
 def forget(addresses: Iterable[Address]) -> list[Statement]:
     """Return the statements that delete the superseded versions of some items, one per tenant."""
-    return [
-        Statement(_FORGET, {**columns(group), "tenant": tenant})
-        for tenant, group in by_tenant(addresses)
-    ]
+    return [group.statement(_FORGET) for group in groups(addresses, apart=True)]
 
 
 def retention(value: Retention) -> timedelta | None:
@@ -258,10 +258,15 @@ class History:
 
     # Writes
 
-    def write(self, cursor: psycopg.Cursor[Any], batch: Batch) -> set[Address]:
+    def write(self, cursor: psycopg.Cursor[Any], batch: Batch, *, apart: bool) -> set[Address]:
         """Put and delete what asks for no version; number on what was deleted before.
 
         Does nothing where no versions are kept.
+
+        Args:
+            cursor: In the transaction of the batch.
+            batch: What to write.
+            apart: Whether each tenant has statements of its own.
 
         Returns:
             What is new, and so has no passages yet.
@@ -277,36 +282,32 @@ class History:
             elif new.if_version == 0:
                 absent.append(address)
         fresh: set[Address] = set()
-        for tenant, group in by_tenant(puts):
-            fresh |= self._put(cursor, tenant, group, batch.writes)
+        for group in groups(puts, apart=apart):
+            fresh |= self._put(cursor, group, batch.writes)
         for sql, addresses in ((_DELETE, gone), (_GO_ON, [*absent, *fresh])):
-            for tenant, group in by_tenant(addresses):
-                cursor.execute(sql, {**columns(group), "tenant": tenant})
+            for group in groups(addresses, apart=apart):
+                cursor.execute(*group.statement(sql))
         return fresh
 
     @staticmethod
     def _put(
-        cursor: psycopg.Cursor[Any],
-        tenant: str,
-        addresses: Sequence[Address],
-        writes: Mapping[Address, Write],
+        cursor: psycopg.Cursor[Any], group: Group, writes: Mapping[Address, Write]
     ) -> set[Address]:
-        """Put items of one tenant, and return those that were new."""
+        """Put items, and return those that were new."""
         fresh: set[Address] = set()
-        left = list(addresses)
         for _ in range(_ATTEMPTS):
-            params = {
-                **columns(left),
-                "tenant": tenant,
-                "values": [writes[address].value for address in left],
-                "ttls": [writes[address].ttl_minutes for address in left],
-            }
-            rows = cursor.execute(_PUT, params).fetchall()
-            put = {Address(tenant, *row[:2]): row[2] for row in rows}
+            statement = group.statement(
+                _PUT,
+                values=[writes[address].value for address in group.addresses],
+                ttls=[writes[address].ttl_minutes for address in group.addresses],
+            )
+            rows = cursor.execute(*statement).fetchall()
+            put = {Address(*row[:3]): row[3] for row in rows}
             fresh |= {address for address, version in put.items() if version == 1}
-            left = [address for address in left if address not in put]
+            left = [address for address in group.addresses if address not in put]
             if not left:
                 return fresh
+            group = Group(group.tenant, left)
         msg = f"others kept putting and deleting the item with key {left[0].key!r}"
         raise pg.SerializationFailure(msg)  # the transaction starts anew
 

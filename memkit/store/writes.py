@@ -12,7 +12,7 @@ from zlib import crc32
 
 from memkit.store import namespace as ns
 from memkit.store import versions
-from memkit.store.plan import LIVE, Address, Batch, Statement, Write, by_tenant, columns
+from memkit.store.plan import LIVE, Address, Batch, Statement, Write, columns, groups
 from memkit.store.text import Languages
 from memkit.store.values import unescape
 from memkit.store.vectors import VectorType
@@ -81,8 +81,9 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 
 _DELETE = """
 DELETE FROM {table} old
-USING unnest(%(namespaces)s::text[], %(keys)s::text[]) AS gone (namespace, key)
-WHERE old.tenant = %(tenant)s AND old.namespace = gone.namespace AND old.key = gone.key
+USING unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
+    AS asked (tenant, namespace, key)
+WHERE old.tenant = {tenant} AND old.namespace = asked.namespace AND old.key = asked.key
 """
 
 # A tsvector holds at most 1 MB, hence left(). unnest pads the shorter array with NULL.
@@ -138,7 +139,7 @@ def write_if(batch: Batch, *, history: bool = False) -> list[tuple[Statement, li
     put, delete = _PUT_IF_VERSION, _DELETE_IF_VERSION
     if history:
         put, delete = versions.PUT_IF_VERSION, versions.DELETE_IF_VERSION
-    groups: dict[tuple[str, str | None], dict[Address, Write]] = {}
+    kinds: dict[tuple[str, str | None], dict[Address, Write]] = {}
     for address, new in batch.writes.items():
         if new.if_version is None:
             continue
@@ -146,7 +147,7 @@ def write_if(batch: Batch, *, history: bool = False) -> list[tuple[Statement, li
             kind: tuple[str, str | None] = (_PUT_IF_ABSENT, None)
         else:
             kind = (delete if new.value is None else put, address.tenant)
-        groups.setdefault(kind, {})[address] = new
+        kinds.setdefault(kind, {})[address] = new
     return [
         (
             Statement(
@@ -160,7 +161,7 @@ def write_if(batch: Batch, *, history: bool = False) -> list[tuple[Statement, li
             ),
             list(group),
         )
-        for (sql, tenant), group in groups.items()
+        for (sql, tenant), group in kinds.items()
     ]
 
 
@@ -172,6 +173,7 @@ def write(
     languages: Languages,
     history: bool = False,
     fresh: Collection[Address] = (),
+    apart: bool = False,
 ) -> list[Statement]:
     """Return the statements of a batch's other writes, and of all its passages.
 
@@ -184,6 +186,7 @@ def write(
         languages: Of the words.
         history: Whether versions are kept; `versions.History.write` then writes the items.
         fresh: Items that are new for certain, and so have no passages to replace.
+        apart: Whether each tenant has statements of its own.
     """
     kept = {address: new for address, new in batch.writes.items() if new.value is not None}
     plain = {address: new for address, new in kept.items() if new.if_version is None}
@@ -195,9 +198,11 @@ def write(
     statements = []
     if plain and not history:
         statements.append(Statement(_UPSERT, {**columns(plain), **_contents(plain)}))
-    statements += _delete("memkit_passages", [address for address in kept if address not in fresh])
+    statements += _delete(
+        "memkit_passages", [address for address in kept if address not in fresh], apart=apart
+    )
     if not history:
-        statements += _delete("memkit_items", gone)
+        statements += _delete("memkit_items", gone, apart=apart)
     if batch.passages:
         params = {
             **columns([passage.address for passage in batch.passages]),
@@ -211,19 +216,14 @@ def write(
     return statements
 
 
-def _delete(table: str, addresses: Iterable[Address]) -> list[Statement]:
-    return [
-        Statement(_DELETE.format(table=table), {**columns(group), "tenant": tenant})
-        for tenant, group in by_tenant(addresses)
-    ]
+def _delete(table: str, addresses: Iterable[Address], *, apart: bool) -> list[Statement]:
+    sql = _DELETE.replace("{table}", table)
+    return [group.statement(sql) for group in groups(addresses, apart=apart)]
 
 
 def refresh(addresses: Iterable[Address]) -> list[Statement]:
     """Return the statements that start the time to live of some items anew, one per tenant."""
-    return [
-        Statement(_REFRESH, {**columns(group), "tenant": tenant})
-        for tenant, group in by_tenant(addresses)
-    ]
+    return [group.statement(_REFRESH) for group in groups(addresses, apart=True)]
 
 
 def _contents(writes: Mapping[Address, Write]) -> dict[str, Any]:

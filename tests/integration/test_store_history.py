@@ -19,6 +19,7 @@ from memkit.effects import PutIf
 from memkit.errors import ConfigError, VersionConflict
 from memkit.store import SemanticStore
 from memkit.store import versions as store_versions
+from memkit.store.plan import Address, groups
 from tests.fakes import HashEmbeddings
 
 FACTS = ("users", "ann", "facts")
@@ -432,12 +433,17 @@ def test_a_put_keeps_what_was_inserted_while_it_waited(
     check_chain(store, [1, 2])
 
 
+def _one(rival: psycopg.Connection[Any], statement: str, **params: Any) -> None:
+    """Run the statement of a put or delete of the key "k", but not its transaction."""
+    [group] = groups([Address.of(FACTS, "k")], apart=False)
+    rival.cursor().execute(*group.statement(statement, **params))
+
+
 def test_a_put_counts_on_behind_a_delete_that_it_waited_for(
     store: SemanticStore, dsn: str, rival: psycopg.Connection[Any]
 ) -> None:
     store.put(FACTS, "k", {"n": 1})
-    place = {"tenant": "users.ann", "namespaces": ["users.ann.facts"], "keys": ["k"]}
-    rival.execute(store_versions._DELETE.encode(), place)
+    _one(rival, store_versions._DELETE)
     with ThreadPoolExecutor(1) as thread:
         put = thread.submit(store.put, FACTS, "k", {"n": 2})
         waits(dsn)
@@ -453,8 +459,7 @@ def test_a_version_of_a_transaction_that_began_earlier_starts_no_sooner(
     rival.execute("SELECT now()")  # its clock stands still from here
     store.put(FACTS, "k", {"n": 2})
     middle = moment(dsn)
-    place = {"tenant": "users.ann", "namespaces": ["users.ann.facts"], "keys": ["k"]}
-    rival.execute(store_versions._PUT.encode(), {**place, "values": ['{"n": 3}'], "ttls": [None]})
+    _one(rival, store_versions._PUT, values=['{"n": 3}'], ttls=[None])
     rival.commit()
     check_chain(store, [1, 2, 3])
     item = store.get(FACTS, "k", as_of=middle)

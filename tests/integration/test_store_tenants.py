@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from langgraph.store.base import GetOp, Op, PutOp, SearchOp
+from langgraph.store.base import GetOp, Item, Op, PutOp, SearchOp
 from psycopg.conninfo import make_conninfo
 
 from memkit.db.migrate import migrations
@@ -201,6 +201,33 @@ def test_every_statement_of_one_tenant_names_it(
                 assert without_tenant(statement) == [], statement
             store.build_indexes()
             _Noting.noted.clear()
+
+
+def test_on_citus_each_tenant_has_statements_of_its_own(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "_SLOW_S", 60.0)  # nothing is built beside it
+    noting: Any = {"kwargs": {"cursor_factory": _Noting}}
+    everyone = [ANN, BOB]
+    with SemanticStore.open(dsn, embed=HashEmbeddings(), pool_config=noting) as store:
+        store.setup()
+        store.put(ANN, "k", {"text": "cocoa"})
+        monkeypatch.setattr(store, "_is_distributed", True)
+        monkeypatch.setattr(_Noting, "noted", [])
+        store.batch([PutOp(where, "k", {"text": "tea"}) for where in everyone])
+        store.batch([PutOp(where, "k", {"text": "tea", "n": 2}) for where in everyone])
+        found = store.batch([GetOp(where, "k") for where in everyone])
+        assert [item.value for item in found if isinstance(item, Item)] == [
+            {"text": "tea", "n": 2} for _ in everyone
+        ]
+        for where in everyone:
+            assert len(store.search(where, query="tea")) == 1
+        store.batch([PutOp(where, "k", None) for where in everyone])
+        assert store.batch([GetOp(where, "k") for where in everyone]) == [None, None]
+        store.batch([PutOp(where, "k", {"text": "milk"}) for where in everyone])
+        assert [len(store.history(where, "k")) for where in everyone] == [4, 3]
+        for statement in _Noting.noted:
+            assert without_tenant(statement) == [], statement
 
 
 def test_a_server_without_citus_says_so(dsn: str) -> None:
