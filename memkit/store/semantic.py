@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -37,12 +35,7 @@ from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
-from memkit.errors import (
-    ConfigError,
-    MemkitError,
-    StoreError,
-    VersionConflict,
-)
+from memkit.errors import ConfigError, StoreError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
 from memkit.store.indexes import Built, Indexes, settings
 from memkit.store.plan import (
@@ -55,16 +48,14 @@ from memkit.store.plan import (
     plan,
 )
 from memkit.store.search import Boosts, ranked
+from memkit.store.sweep import Sweeper
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
 from memkit.store.versions import DEFAULT_RETENTION, History, ItemVersion, Retention, retention
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 Cursor: TypeAlias = psycopg.Cursor[Any]
 Embed = Embeddings | EmbeddingsFunc | AEmbeddingsFunc | str
-_SWEEP_INTERVAL_MINUTES = 5.0
 
 
 class SemanticIndexConfig(IndexConfig, total=False):
@@ -150,7 +141,6 @@ class SemanticStore(BaseStore):
         "_languages",
         "_resources",
         "_space",
-        "_stop_sweeping",
         "_sweeper",
         "dims",
         "embeddings",
@@ -190,10 +180,9 @@ class SemanticStore(BaseStore):
         elif search_mode == "text":
             self._fields = ("$",)
         self._resources = contextlib.ExitStack()
-        self._sweeper: Future[None] | None = None
-        self._stop_sweeping = threading.Event()
         self._database = Database(conninfo, pool_config=pool_config, check=self._check)
         self._history = History(self._database, retention(history), self._named)
+        self._sweeper = Sweeper(self._database, self._history, self._named)
         self._indexes = Indexes(self._database, self._space, used=_may_index(index))
         self._database.connect().close()  # fails now rather than at the first turn
 
@@ -804,15 +793,10 @@ class SemanticStore(BaseStore):
         """Delete what has expired and the versions no longer kept; return how many items expired.
 
         Cost:
-            One short transaction per tenant with expired items, and per 1,000 old versions of one;
-            rows in use are left for later.
+            Short transactions of at most 1,000 rows of a tenant each; rows in use are left for
+            later.
         """
-        self._history.sweep()
-        expired = self._database.run(self._named(_expired_tenants, tenants.ALL))
-        return sum(
-            self._database.run(self._named(_sweeping(tenant, now), tenants.name([tenant])))
-            for tenant, now in expired
-        )
+        return self._sweeper.sweep()
 
     async def asweep_ttl(self) -> int:
         """Do what `sweep_ttl` does without blocking the event loop."""
@@ -825,25 +809,11 @@ class SemanticStore(BaseStore):
             sweep_interval_minutes: Default: the TTLConfig's, else 5.
 
         Returns:
-            A future that is done once the sweeper has stopped; without a TTLConfig, at once.
+            A future that is done once the sweeper has stopped. Unlike PostgresStore's it starts
+            without a TTLConfig too: a put may say how long it lives, and old versions go.
         """
-        if self._sweeper is not None and not self._sweeper.done():
-            return self._sweeper
-        sweeper: Future[None] = Future()
-        if self.ttl_config is None:
-            sweeper.set_result(None)
-            return sweeper
-        configured = self.ttl_config.get("sweep_interval_minutes")
-        minutes = float(sweep_interval_minutes or configured or _SWEEP_INTERVAL_MINUTES)
-        stop = self._stop_sweeping = threading.Event()
-        self._sweeper = sweeper
-        threading.Thread(
-            target=_keep_sweeping,
-            args=(self.sweep_ttl, minutes * 60, stop, sweeper),
-            name="memkit-ttl-sweeper",
-            daemon=True,
-        ).start()
-        return sweeper
+        configured = (self.ttl_config or {}).get("sweep_interval_minutes")
+        return self._sweeper.start(sweep_interval_minutes or configured)
 
     def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
         """Stop the background sweeper and wait for it.
@@ -854,15 +824,7 @@ class SemanticStore(BaseStore):
         Returns:
             Whether it has stopped.
         """
-        self._stop_sweeping.set()
-        if self._sweeper is None:
-            return True
-        try:
-            self._sweeper.result(timeout)
-        except TimeoutError:
-            return False
-        self._sweeper = None
-        return True
+        return self._sweeper.stop(timeout)
 
 
 def _enough(
@@ -879,32 +841,6 @@ def _enough(
 
 def _may_index(index: Mapping[str, Any] | None) -> bool:
     return ((index or {}).get("ann_index_config") or {}).get("kind") != "flat"
-
-
-def _expired_tenants(connection: Connection) -> list[tuple[str, Any]]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        now = cursor.execute("SELECT now()").fetchall()[0][0]
-        return [(tenant, now) for (tenant,) in cursor.execute(writes.EXPIRED_TENANTS).fetchall()]
-
-
-def _sweeping(tenant: str, now: Any) -> Callable[[Connection], int]:
-    def work(connection: Connection) -> int:
-        return connection.execute(writes.SWEEP, {"tenant": tenant, "now": now}).rowcount
-
-    return work
-
-
-def _keep_sweeping(
-    sweep: Callable[[], int], interval_s: float, stop: threading.Event, done: Future[None]
-) -> None:
-    try:
-        while not stop.wait(interval_s):
-            try:
-                sweep()
-            except MemkitError as error:
-                logger.warning("sweeping expired items failed, trying again later: %s", error)
-    finally:
-        done.set_result(None)
 
 
 def _unknown_mode(mode: object) -> str:

@@ -1,4 +1,4 @@
-"""Superseded versions: how they are kept, read and swept.
+"""Superseded versions: how they are kept and read.
 
 Whatever replaces or deletes a live item writes the old version down in the same statement, from the
 row it has locked: no version is lost or written twice, however many writers there are. What stood
@@ -36,7 +36,6 @@ Retention: TypeAlias = timedelta | str | bool | None
 DEFAULT_RETENTION = "30d"
 # Postgres cannot subtract more from today than some 6,700 years.
 _FOR_EVER = timedelta(days=365_000)
-_SWEEP_ROWS = 1000
 # Of one put, where others put and delete the key anew each time between lock and insert.
 _ATTEMPTS = 20
 
@@ -182,17 +181,6 @@ SELECT {_AS_ITEM}, i.ended_at FROM (
     SELECT {_COLUMNS}, i.ended_at FROM memkit_history i WHERE {_ONE} AND {_KEPT}
 ) AS i
 ORDER BY i.version DESC LIMIT %(limit)s
-"""
-
-_OVER = "(ended_at <= %(before)s::timestamptz OR expires_at <= %(now)s::timestamptz)"
-_TENANTS = f"SELECT DISTINCT tenant FROM memkit_history WHERE {_OVER}"
-_SWEEP = f"""
-DELETE FROM memkit_history h
-WHERE h.tenant = %(tenant)s AND (h.namespace, h.key, h.version) IN (
-    SELECT namespace, key, version FROM memkit_history
-    WHERE tenant = %(tenant)s AND {_OVER}
-    LIMIT {_SWEEP_ROWS} FOR UPDATE SKIP LOCKED
-)
 """
 
 
@@ -386,32 +374,10 @@ class History:
             raise ConfigError(msg)
         return as_of
 
-    # The sweep
-
-    def sweep(self) -> int:
-        """Delete what is no longer kept, a small transaction at a time; return how many rows."""
-        now = self.database.run(partial(_fetched, Statement("SELECT now()", {})))[0][0]
-        over = {"now": now, "before": None if self.keep is None else now - self.keep}
-        work = self.named(partial(_fetched, Statement(_TENANTS, over)), tenants.ALL)
-        return sum(self._sweep(tenant, over) for (tenant,) in self.database.run(work))
-
-    def _sweep(self, tenant: str, over: Mapping[str, Any]) -> int:
-        sweeping = partial(_deleted, Statement(_SWEEP, {**over, "tenant": tenant}))
-        work = self.named(sweeping, tenants.name([tenant]))
-        total = rows = int(self.database.run(work))
-        while rows == _SWEEP_ROWS:
-            rows = int(self.database.run(work))
-            total += rows
-        return total
-
 
 def _fetched(statement: Statement, connection: Connection) -> list[Any]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         return cursor.execute(*statement).fetchall()
-
-
-def _deleted(statement: Statement, connection: Connection) -> int:
-    return connection.execute(*statement).rowcount
 
 
 def _version(row: Sequence[Any]) -> ItemVersion:

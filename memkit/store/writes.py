@@ -1,4 +1,4 @@
-"""The SQL of puts, deletes, renewals and sweeps.
+"""The SQL of puts, deletes and renewals.
 
 Batches that write several items of one namespace take turns, so that they never lock rows
 crosswise; a batch of one write cannot, and waits for nobody's turn.
@@ -107,15 +107,6 @@ WITH due AS (
 )
 UPDATE memkit_items i SET expires_at = now() + make_interval(secs => i.ttl_minutes * 60)
 FROM due WHERE i.tenant = %(tenant)s AND i.namespace = due.namespace AND i.key = due.key
-"""
-
-EXPIRED_TENANTS = "SELECT DISTINCT tenant FROM memkit_items WHERE expires_at <= now()"
-SWEEP = """
-DELETE FROM memkit_items i WHERE i.tenant = %(tenant)s AND (i.namespace, i.key) IN (
-    SELECT namespace, key FROM memkit_items
-    WHERE tenant = %(tenant)s AND expires_at <= %(now)s
-    FOR UPDATE SKIP LOCKED
-)
 """
 
 

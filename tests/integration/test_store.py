@@ -592,6 +592,12 @@ def test_the_sweeper_deletes_what_expired(sweeping: SemanticStore, dsn: str) -> 
     assert "memkit-ttl-sweeper" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_sweep_takes_small_steps(sweeping: SemanticStore) -> None:
+    sweeping.batch([PutOp(FACTS, str(n), {"n": n}, ttl=0.2 / 60) for n in range(2100)])
+    time.sleep(0.3)
+    assert sweeping.sweep_ttl() == 2100
+
+
 def test_sweep_counts(sweeping: SemanticStore) -> None:
     for user in ("ann", "bob"):
         sweeping.put(("users", user), "k", {})

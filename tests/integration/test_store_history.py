@@ -288,18 +288,29 @@ def test_a_store_without_history_beside_one_with_it_stops_nobody(dsn: str) -> No
         assert kept(store) == [(2, 4), (1, 3)]
 
 
-def test_the_sweep_goes_in_small_steps_and_leaves_the_rest(
-    store: SemanticStore, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sweep_goes_in_small_steps_and_leaves_the_rest(store: SemanticStore, dsn: str) -> None:
     ops = [PutOp((f"t{n % 3}", "x"), f"k{n}", {"n": n}) for n in range(2500)]
     store.batch(ops)
     store.batch(ops)
     age(dsn, 31)
     store.batch(ops[:5])
     assert rows(dsn) == 2505
-    assert store._history.sweep() == 2500
+    assert store.sweep_ttl() == 0  # no item has expired
     assert rows(dsn) == 5
-    assert store._history.sweep() == 0
+
+
+def test_the_sweeper_deletes_versions_without_any_time_to_live(
+    store: SemanticStore, dsn: str
+) -> None:
+    store.put(FACTS, "k", {"n": 1})
+    store.put(FACTS, "k", {"n": 2})
+    age(dsn, 31)
+    store.start_ttl_sweeper(0.05 / 60)
+    deadline = time.monotonic() + 10
+    while rows(dsn) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert store.stop_ttl_sweeper(5)
+    assert rows(dsn) == 0
 
 
 # Times to live
