@@ -34,6 +34,10 @@ class StoreError(MemkitError):
     """
 
 
+class CommitUnknown(StoreError):
+    """The connection broke while it committed: all was written, or nothing."""
+
+
 class DimensionMismatch(StoreError):
     """The embeddings have another number of dimensions than the vectors in the store."""
 

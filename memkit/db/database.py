@@ -23,7 +23,7 @@ from memkit.db.pool import (
     pool_size,
     translated,
 )
-from memkit.errors import StoreError
+from memkit.errors import CommitUnknown, StoreError
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -73,8 +73,8 @@ class Database:
                 stands for itself, which saves two round trips.
 
         Raises:
-            StoreError: See `memkit.db.pool.translated`; nothing was written, unless the
-                connection broke during the commit: then all of it may have been.
+            CommitUnknown: The connection broke during the commit.
+            StoreError: See `memkit.db.pool.translated`; nothing was written.
         """
         pool = self._opened()
         with translated(self.conninfo):
@@ -108,7 +108,7 @@ class Database:
                             f"the connection to {self.place} broke while it committed: all was "
                             "written, or nothing; look before you write it again"
                         )
-                        raise StoreError(msg) from error
+                        raise CommitUnknown(msg) from error
                     if attempt == _ATTEMPTS:
                         raise
                     pool.check()  # a server that went away leaves every connection broken

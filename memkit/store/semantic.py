@@ -33,11 +33,12 @@ from psycopg.rows import tuple_row
 
 from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
-from memkit.db.pool import Connection, PoolConfig, translated
+from memkit.db.pool import Connection, PoolConfig, pool_size, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
 from memkit.errors import ConfigError, StoreError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
 from memkit.store.indexes import Built, Indexes, settings
+from memkit.store.merge import Merger, can_merge
 from memkit.store.plan import (
     SEARCH_MODES,
     Address,
@@ -139,6 +140,7 @@ class SemanticStore(BaseStore):
         "_is_secured",
         "_language_field",
         "_languages",
+        "_merger",
         "_resources",
         "_space",
         "_sweeper",
@@ -182,6 +184,7 @@ class SemanticStore(BaseStore):
         self._resources = contextlib.ExitStack()
         self._database = Database(conninfo, pool_config=pool_config, check=self._check)
         self._history = History(self._database, retention(history), self._named)
+        self._merger = Merger(lambda ops: arun(self._body(ops)), pool_size(pool_config))
         self._sweeper = Sweeper(self._database, self._history, self._named)
         self._indexes = Indexes(self._database, self._space, used=_may_index(index))
         self._database.connect().close()  # fails now rather than at the first turn
@@ -374,8 +377,8 @@ class SemanticStore(BaseStore):
 
         Raises:
             VersionConflict: An item has not the version that a PutIf asks for; nothing was written.
-            StoreError: Nothing was written; the message says why. Or the connection broke while
-                it committed, and the message says that all was written or nothing.
+            CommitUnknown: The connection broke while it committed: all was written, or nothing.
+            StoreError: Nothing was written; the message says why.
             ConfigError: An operation makes no sense; nothing was written.
 
         Cost:
@@ -386,8 +389,15 @@ class SemanticStore(BaseStore):
         return run(self._body(list(ops)))
 
     async def abatch(self, ops: Iterable[Op | PutIf]) -> list[Result]:
-        """Do what `batch` does without blocking the event loop."""
-        return await arun(self._body(list(ops)))
+        """Do what `batch` does without blocking the event loop.
+
+        Calls that wait for a connection are run together, where they only get and put: each is
+        still all or nothing, and fails for no other's sake.
+        """
+        ops = list(ops)
+        if can_merge(ops):
+            return await self._merger(cast("Sequence[Op]", ops))
+        return await arun(self._body(ops))
 
     def put(
         self,
