@@ -16,6 +16,7 @@ from pgvector.psycopg import register_vector
 from memkit.errors import ConfigError, DimensionMismatch
 from memkit.store import SemanticStore, indexes
 from memkit.store.indexes import Built, settings
+from memkit.store.plan import SearchMode
 from memkit.store.search import Boosts, Reach, ranked
 from memkit.store.vectors import VectorSpace
 
@@ -306,12 +307,15 @@ def plans(dsn: str) -> Iterator[Callable[..., str]]:
         register_vector(connection)
         connection.execute("ANALYZE")
 
-        def plan(prefix: tuple[str, ...], reach: Reach | None = None, **kwargs: Any) -> str:
+        def plan(
+            prefix: tuple[str, ...],
+            reach: Reach | None = None,
+            mode: SearchMode = "vector",
+            **kwargs: Any,
+        ) -> str:
             op = SearchOp(prefix, query="word1", limit=10, **kwargs)
             vector = space.encode([1.0] * DIMS, "")
-            first = ranked(
-                op, "vector", space=space, vector=vector, language="english", reach=reach
-            )[0]
+            first = ranked(op, mode, space=space, vector=vector, language="english", reach=reach)[0]
             with connection.transaction():
                 if reach is not None:
                     connection.execute(settings(reach).encode())
@@ -336,6 +340,10 @@ def test_plans(opened: Open, dsn: str) -> None:
         both = plan((*BIG, "facts"), reach["users.big"], filter={"kind": "rare"})
         tree = plan(("users",), reach[""])
         small = plan(("users", "small1"))
+        modes: list[SearchMode] = ["hybrid", "text"]
+        by_words = {mode: plan(BIG, reach["users.big"], mode) for mode in modes}
+        tree_by_words = {mode: plan(("users",), reach[""], mode) for mode in modes}
+        small_by_words = {mode: plan(("users", "small1"), None, mode) for mode in modes}
     digest = "memkit_near_" + indexes._Builder(None, "users.big", None)._digest  # type: ignore[arg-type]
     assert digest in large
     assert digest in below
@@ -344,6 +352,15 @@ def test_plans(opened: Open, dsn: str) -> None:
     assert "BitmapAnd" not in both
     assert "memkit_near_all" in tree
     assert "memkit_passages_pkey" in small
+    assert digest in by_words["hybrid"]
+    assert "memkit_near_all" in tree_by_words["hybrid"]
+    for mode in modes:
+        assert digest.replace("near", "words") in by_words[mode]
+        assert "memkit_words_all" in tree_by_words[mode]
+        assert "memkit_passages_pkey" in small_by_words[mode]
+        for plan_ in (by_words[mode], tree_by_words[mode], small_by_words[mode]):
+            assert "Seq Scan" not in plan_
+            assert "memkit_items_pkey" in plan_
     for plan_ in (large, below, filtered, both, tree, small):
         assert "Seq Scan on memkit_passages" not in plan_
         assert plan_ is tree or "memkit_items_pkey" in plan_
