@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         afind_tool_result,
         find_tool_result,
     )
-    from memkit.state import MemoryState
+    from memkit.state import DeltaMemoryState, MemoryState
     from memkit.store import SemanticStore
     from memkit.tokens import count_tokens
     from memkit.view import context, trim
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = version("memkit")
 __all__ = [
     "ContextBudget",
+    "DeltaMemoryState",
     "FactBook",
     "FactConsolidator",
     "FactExtractor",
@@ -50,6 +51,7 @@ __all__ = [
 # Loaded when they are asked for: nodes run without psycopg, and the command line starts at once.
 _HOMES = {
     "ContextBudget": "memkit.budget",
+    "DeltaMemoryState": "memkit.state",
     "FactBook": "memkit.factbook",
     "MemoryState": "memkit.state",
     "SemanticStore": "memkit.store",

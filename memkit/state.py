@@ -1,14 +1,25 @@
 """What memkit keeps in the state of a graph.
 
 Everything here is JSON-native and of constant size: it does not grow with the history, and it
-passes LangGraph's strict serializer.
+passes LangGraph's strict serializer. The messages themselves are the exception, and with
+`DeltaMemoryState` a checkpoint holds only those that are new.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
+from uuid import NAMESPACE_OID, uuid5
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import (
+    AnyMessage,
+    BaseMessage,
+    BaseMessageChunk,
+    RemoveMessage,
+    convert_to_messages,
+    message_chunk_to_message,
+)
+from langgraph.channels import DeltaChannel
 from langgraph.graph import MessagesState
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
 Freshness = Literal["fresh", "stale", "expired"]
@@ -65,3 +76,63 @@ class MemoryState(MessagesState):
     recalled: list[Recalled]
     llm_input_messages: list[AnyMessage]
     memory: Annotated[dict[str, Any], merge_memory]
+
+
+def merge_messages(messages: Sequence[Any], writes: Sequence[Any]) -> list[AnyMessage]:
+    """Reduce the writes of a DeltaChannel of messages, as `add_messages` reduces each of them.
+
+    It honours RemoveMessage, `REMOVE_ALL_MESSAGES` too, replaces by id, takes whatever stands for
+    a message and completes chunks. Other than `add_messages` it passes over the removal of a
+    message that is not there: what a checkpoint holds must be readable for ever. A missing id
+    becomes one by content and place, so that each reading of a checkpoint gives the same.
+
+    Args:
+        messages: What was there.
+        writes: Each a message, or a list of them.
+
+    Returns:
+        The messages: the same, however the writes are split into calls.
+    """
+    # A dict keeps its order, and the place of what is replaced.
+    merged: dict[str | None, Any] = {
+        message.id: message for message in messages if _is_done(message)
+    }
+    if len(merged) < len(messages):
+        merged, writes = {}, [list(messages), *writes]
+    for write in writes:
+        for like in write if isinstance(write, list) else [write]:
+            message = like if isinstance(like, BaseMessage) else convert_to_messages([like])[0]
+            if not isinstance(message, RemoveMessage):
+                message = _completed(message, merged)
+                merged[message.id] = message
+            elif message.id == REMOVE_ALL_MESSAGES:
+                merged.clear()
+            else:
+                merged.pop(message.id, None)
+    return list(merged.values())
+
+
+def _is_done(message: Any) -> bool:
+    return isinstance(message, BaseMessage) and bool(message.id)
+
+
+def _completed(message: BaseMessage, before: Mapping[str | None, Any]) -> BaseMessage:
+    if isinstance(message, BaseMessageChunk):
+        message = message_chunk_to_message(message)
+    if message.id:
+        return message
+    place = len(before)
+    while (new := str(uuid5(NAMESPACE_OID, f"{place} {message.type} {message.content}"))) in before:
+        place += 1
+    return message.model_copy(update={"id": new})
+
+
+class DeltaMemoryState(MemoryState):
+    """`MemoryState` whose checkpoints hold new messages only, and all of them now and then.
+
+    A thread then grows with its messages rather than with their square. LangGraph calls its
+    DeltaChannel a beta: threads written with it stay readable, its interface may change. A thread
+    begun with `MemoryState` can go on with this one, but not the other way.
+    """
+
+    messages: Annotated[list[AnyMessage], DeltaChannel(merge_messages)]

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from memkit import (
     ContextBudget,
+    DeltaMemoryState,
     FactExtractor,
     MemoryRecall,
     MemoryState,
@@ -71,7 +72,7 @@ class Model(BaseModel):
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-@pytest.mark.parametrize("state", [MemoryState, Appending, Delta, Data, Model])
+@pytest.mark.parametrize("state", [MemoryState, DeltaMemoryState, Appending, Delta, Data, Model])
 def test_every_kind_of_state(state: Any) -> None:
     store = memory_store()
     graph = memory_graph(state).compile(checkpointer=InMemorySaver(), store=store)

@@ -29,6 +29,7 @@ from typing_extensions import TypedDict
 from benchmarks.conversations import chat, conversation
 from memkit import (
     ContextBudget,
+    DeltaMemoryState,
     FactExtractor,
     MemoryState,
     RollingSummarizer,
@@ -212,7 +213,7 @@ def test_orphans_in_the_input_are_reported() -> None:
 
 # -- taking messages out of the history --------------------------------------------------------
 
-STATES = [MemoryState, Delta, AppendingDelta, Plain]
+STATES = [MemoryState, DeltaMemoryState, Delta, AppendingDelta, Plain]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -553,7 +554,7 @@ class AppendingSummary(Appending):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("state", [MemoryState, DeltaSummary])
+@pytest.mark.parametrize("state", [MemoryState, DeltaMemoryState, DeltaSummary])
 def test_a_destructive_summarizer_removes_what_it_has_folded(
     state: Any, asynchronous: bool
 ) -> None:
