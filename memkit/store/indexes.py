@@ -28,8 +28,8 @@ from memkit.db.database import Database
 from memkit.db.pool import Connection, translated
 from memkit.errors import MemkitError
 from memkit.store import namespace as ns
-from memkit.store.search import WITH_VECTOR, Reach
-from memkit.store.vectors import VectorSpace
+from memkit.store.search import Reach
+from memkit.store.vectors import FIRST_COLUMN, VectorSpace
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Indexes:
 
     def __init__(self, database: Database, space: VectorSpace | None, *, used: bool) -> None:
         self._database = database
-        self._space = space
+        self.space = space
         self._used = used
         self._reach: dict[str, Reach] = {}
         self._read_at = -_BELIEVED_S
@@ -146,7 +146,7 @@ class Indexes:
                 with _turn(connection) as is_ours:
                     if not is_ours:
                         return []
-                    builders = [_Builder(connection, s, self._space) for s in scopes(connection)]
+                    builders = [_Builder(connection, s, self.space) for s in scopes(connection)]
                     return [built for builder in builders if (built := builder.run()) is not None]
             finally:
                 self._building = None
@@ -154,7 +154,10 @@ class Indexes:
 
     def _read(self, connection: Connection) -> None:
         with connection.cursor(row_factory=tuple_row) as cursor:
-            rows = cursor.execute("SELECT scope, passages, probes FROM memkit_indexes").fetchall()
+            rows = cursor.execute(
+                "SELECT scope, passages, probes FROM memkit_indexes WHERE vectors = %s",
+                (self.space.name if self.space else FIRST_COLUMN,),
+            ).fetchall()
         self._reach = {scope: Reach(passages, probes) for scope, passages, probes in rows}
         self._read_at = time.monotonic()
 
@@ -206,6 +209,7 @@ class _Builder:
         self._connection = connection
         self._scope = scope
         self._space = space if space is not None and space.can_be_indexed else None
+        self._vectors = space.name if space is not None else FIRST_COLUMN
         self._within = (
             sql.SQL("tenant = {}").format(sql.Literal(scope)) if scope else sql.SQL("true")
         )
@@ -214,13 +218,11 @@ class _Builder:
         """Build what is due; return what was built."""
         started = time.monotonic()
         [[passages]] = self._execute("SELECT count(*) FROM memkit_passages WHERE {within}")
-        known = self._execute(
-            "SELECT generation, passages FROM memkit_indexes WHERE scope = {scope}"
-        )
+        known = self._execute("SELECT generation, passages FROM memkit_indexes WHERE {this}")
         built, when_built = known[0] if known else (0, 0)
         self._drop(keep=built)  # a build that was cut off leaves something
         if passages < PAYS_FROM // 2:
-            self._execute("DELETE FROM memkit_indexes WHERE scope = {scope}")
+            self._execute("DELETE FROM memkit_indexes WHERE {this}")
             self._drop(keep=None)
             return None
         if passages < max(PAYS_FROM, _GROWN * when_built):
@@ -237,8 +239,10 @@ class _Builder:
         if self._space is not None:
             recall, probes = self._create_near(self._space, generation, passages)
         self._execute(
-            "INSERT INTO memkit_indexes (scope, generation, built_at, passages, probes, recall)"
-            " VALUES ({scope}, %s, now(), %s, %s, %s) ON CONFLICT (scope) DO UPDATE SET"
+            "INSERT INTO memkit_indexes"
+            " (scope, vectors, generation, built_at, passages, probes, recall)"
+            " VALUES ({scope}, {vectors}, %s, now(), %s, %s, %s)"
+            " ON CONFLICT (scope, vectors) DO UPDATE SET"
             " generation = excluded.generation, built_at = excluded.built_at,"
             " passages = excluded.passages, probes = excluded.probes, recall = excluded.recall",
             generation,
@@ -276,7 +280,7 @@ class _Builder:
     def _fathom(self, space: VectorSpace, lists: int) -> tuple[float, int | None]:
         """Return how many lists to look into, found by asking for what is known."""
         questions = self._execute(
-            "SELECT embedding FROM memkit_passages WHERE {within} AND embedding IS NOT NULL"
+            f"SELECT {space.name} FROM memkit_passages WHERE {{within}} AND {space.is_there}"
             " ORDER BY random() LIMIT {sample}"
         )
         exact = self._nearest(space, questions, "SET LOCAL enable_indexscan = off")
@@ -298,7 +302,7 @@ class _Builder:
         self, space: VectorSpace, questions: Sequence[Any], setting: str
     ) -> list[list[float]]:
         order = space.order(space.column)
-        tree = "" if self._scope else f" AND {WITH_VECTOR}"
+        tree = "" if self._scope else f" AND {space.is_there}"
         statement = (
             f"SELECT {order} FROM memkit_passages WHERE {{within}}{tree} ORDER BY {order}"
             f" LIMIT {_NEIGHBOURS + 1}"
@@ -315,10 +319,10 @@ class _Builder:
     ) -> str:
         name = f"{self._name(what)}_{generation}"
         self._execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")  # a build that was cut off
-        # The condition of the tree's keeps it from serving a tenant, whose own was measured.
-        where = (
-            f"{{within}} AND {WITH_VECTOR}" if what == "near" and not self._scope else "{within}"
-        )
+        where = "{within}"
+        if what == "near" and self._space is not None and not self._scope:
+            # This keeps the tree's from serving a tenant, whose own was measured.
+            where += f" AND {self._space.is_there}"
         self._execute(
             f"CREATE INDEX CONCURRENTLY {name} ON memkit_passages USING {method}"
             f" ({column}){options} WHERE {where}"
@@ -343,11 +347,14 @@ class _Builder:
     @property
     def _digest(self) -> str:
         """Names of indexes are short, and tenants may be named by anything."""
-        return hashlib.sha256(self._scope.encode()).hexdigest()[:16] if self._scope else "all"
+        own = self._scope if self._vectors == FIRST_COLUMN else f"{self._scope}\0{self._vectors}"
+        return hashlib.sha256(own.encode()).hexdigest()[:16] if own else "all"
 
     def _execute(self, statement: str, *params: Any, **named: Any) -> list[Any]:
         text = sql.SQL(statement).format(
             scope=sql.Literal(self._scope),
+            vectors=sql.Literal(self._vectors),
+            this=sql.SQL("scope = {} AND vectors = {}").format(self._scope, self._vectors),
             within=self._within,
             sample=sql.Literal(_SAMPLE),
         )

@@ -1,6 +1,7 @@
 """What a database says of its vectors, and holds everyone to who opens it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -10,12 +11,17 @@ from psycopg.rows import tuple_row
 from memkit.db.pool import Connection
 from memkit.errors import ConfigError, DimensionMismatch
 from memkit.store.text import Languages
-from memkit.store.vectors import VectorSpace
+from memkit.store.vectors import FIRST_COLUMN, VectorSpace
+
+_OTHERS = (
+    "use the embeddings that the vectors were made with, or another database, or move to the new "
+    "ones with `memkit store reembed`"
+)
 
 
 def stored_dims(connection: Connection) -> int | None:
     """Return the length of the vectors in the database, None if it never held any."""
-    dims: int | None = _get(connection, "dims")
+    dims: int | None = get(connection, "dims")
     return dims
 
 
@@ -30,8 +36,13 @@ def languages(connection: Connection, default: str) -> Languages:
     return Languages(default, known)
 
 
-def claim(connection: Connection, space: VectorSpace, embeddings: Embeddings, place: str) -> None:
+def claim(
+    connection: Connection, space: VectorSpace, embeddings: Embeddings, place: str
+) -> VectorSpace:
     """Record on first use what the vectors are, and compare with it afterwards.
+
+    Returns:
+        The space, in the column where its vectors are now.
 
     Raises:
         DimensionMismatch: The vectors in the database have another length, or another model made
@@ -42,7 +53,7 @@ def claim(connection: Connection, space: VectorSpace, embeddings: Embeddings, pl
     if dims != space.dims:
         msg = (
             f"{place} holds vectors of {dims} dimensions, but these embeddings have "
-            f"{space.dims}; use the embeddings that the vectors were made with, or another database"
+            f"{space.dims}; {_OTHERS}"
         )
         raise DimensionMismatch(msg)
     model = model_of(embeddings)
@@ -50,31 +61,47 @@ def claim(connection: Connection, space: VectorSpace, embeddings: Embeddings, pl
     if stored != model:
         msg = (
             f"the vectors in {place} were made by {stored!r}, but these embeddings are {model!r}; "
-            "use the embeddings that the vectors were made with, or another database"
+            f"{_OTHERS}"
         )
         raise DimensionMismatch(msg)
-    column = _column_type(connection)
-    if column != space.type:
+    space = replace(space, name=column(connection))
+    type_ = column_type(connection, space.name)
+    if type_ != space.type:
         msg = (
-            f"{place} holds vectors of type {column!r}, and the store was opened for "
-            f"{space.type!r}; pass index={{'ann_index_config': {{'vector_type': {column!r}}}, ...}}"
+            f"{place} holds vectors of type {type_!r}, and the store was opened for "
+            f"{space.type!r}; pass index={{'ann_index_config': {{'vector_type': {type_!r}}}, ...}}"
         )
         raise ConfigError(msg)
+    return space
 
 
 def set_column_type(connection: Connection, space: VectorSpace) -> None:
     """Give the column of vectors the type that is wanted while it holds none."""
-    if _column_type(connection) != space.type:
+    name = column(connection)
+    if column_type(connection, name) != space.type:
         with connection.transaction():
             connection.execute("LOCK TABLE memkit_passages IN ACCESS EXCLUSIVE MODE")
-            if not _rows(
-                connection, "SELECT FROM memkit_passages WHERE embedding IS NOT NULL LIMIT 1"
-            ):
-                connection.execute(
-                    sql.SQL("ALTER TABLE memkit_passages ALTER COLUMN embedding TYPE {}").format(
-                        sql.Identifier(space.type)
-                    )
-                )
+            names = {"name": sql.Identifier(name), "type": sql.Identifier(space.type)}
+            any_ = sql.SQL("SELECT FROM memkit_passages WHERE {name} IS NOT NULL LIMIT 1")
+            if not connection.execute(any_.format(**names)).fetchall():
+                change = sql.SQL("ALTER TABLE memkit_passages ALTER COLUMN {name} TYPE {type}")
+                connection.execute(change.format(**names))
+
+
+def column(connection: Connection) -> str:
+    """Return the name of the column that holds the vectors."""
+    return str(get(connection, "vectors") or FIRST_COLUMN)
+
+
+def column_type(connection: Connection, name: str) -> str:
+    """Return the type of a column of vectors, pgvector's."""
+    [[type_]] = _rows(
+        connection,
+        "SELECT format_type(atttypid, NULL) FROM pg_attribute"
+        " WHERE attrelid = 'memkit_passages'::regclass AND attname = %s",
+        name,
+    )
+    return str(type_)
 
 
 def model_of(embeddings: Embeddings) -> str | None:
@@ -85,29 +112,21 @@ def model_of(embeddings: Embeddings) -> str | None:
 
 def _claimed(connection: Connection, name: str, value: Any) -> Any:
     """Return what is recorded under a name; `value` if nothing was."""
-    stored = _get(connection, name)
+    stored = get(connection, name)
     if stored is None:  # a role that may only read gets along without
         connection.execute(
             "INSERT INTO memkit_meta (name, value) VALUES (%s, %s::jsonb)"
             " ON CONFLICT (name) DO NOTHING",
             (name, json.dumps(value)),
         )
-        stored = _get(connection, name)
+        stored = get(connection, name)
     return stored
 
 
-def _get(connection: Connection, name: str) -> Any:
+def get(connection: Connection, name: str) -> Any:
+    """Return what is recorded under a name, None if nothing is."""
     rows = _rows(connection, "SELECT value FROM memkit_meta WHERE name = %s", name)
     return rows[0][0] if rows else None
-
-
-def _column_type(connection: Connection) -> str:
-    [[name]] = _rows(
-        connection,
-        "SELECT format_type(atttypid, NULL) FROM pg_attribute"
-        " WHERE attrelid = 'memkit_passages'::regclass AND attname = 'embedding'",
-    )
-    return str(name)
 
 
 def _rows(connection: Connection, statement: str, *params: Any) -> list[Any]:

@@ -35,12 +35,12 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 """
 
 _EMBEDDED = """
-SELECT p.text, p.embedding FROM memkit_passages p
+SELECT p.text, p.{vectors} FROM memkit_passages p
 JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
     %(texts)s::text[]) AS asked (tenant, namespace, key, path, text)
     ON p.namespace = asked.namespace AND p.key = asked.key AND p.path = asked.path
     AND p.text = asked.text
-WHERE p.tenant = {tenant} AND p.embedding IS NOT NULL
+WHERE p.tenant = {tenant} AND p.{vectors} IS NOT NULL
 """
 
 _BROWSE = f"""
@@ -106,8 +106,15 @@ def get(ops: Sequence[GetOp], *, apart: bool) -> list[Statement]:
     return [group.statement(_GET) for group in asked]
 
 
-def embedded(passages: Sequence[Passage], *, apart: bool) -> list[Statement]:
-    """Return the statements that read text and vector of the passages that are there already."""
+def embedded(passages: Sequence[Passage], column: str, *, apart: bool) -> list[Statement]:
+    """Return the statements that read text and vector of the passages that are there already.
+
+    Args:
+        passages: What is to be put.
+        column: Of the vectors.
+        apart: Whether each tenant has a statement of its own.
+    """
+    sql = _EMBEDDED.replace("{vectors}", column)
     texts: dict[Address, list[Passage]] = {}
     for passage in passages:
         texts.setdefault(passage.address, []).append(passage)
@@ -119,7 +126,7 @@ def embedded(passages: Sequence[Passage], *, apart: bool) -> list[Statement]:
             "paths": [passage.path for passage in rows],
             "texts": [passage.text for passage in rows],
         }
-        statements.append(group.statement(_EMBEDDED, **params))
+        statements.append(group.statement(sql, **params))
     return statements
 
 

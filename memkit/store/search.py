@@ -96,9 +96,6 @@ class Reach(NamedTuple):
     probes: int | None
 
 
-WITH_VECTOR = "embedding IS NOT NULL"
-"""What a search of the whole tree says of a passage, and a search of a tenant does not."""
-
 _SAME_ITEM = "p.tenant = i.tenant AND p.namespace = i.namespace AND p.key = i.key"
 # Items that have no indexed text come last.
 _BEST_FIRST = f"score DESC NULLS LAST, {NEWEST} {PAGE}"
@@ -108,7 +105,7 @@ _BY_VECTOR = f"""
 SELECT {ITEM}, best.score{{boost}} AS score FROM memkit_items i
 CROSS JOIN LATERAL (
     SELECT max({{similarity}}) AS score
-    FROM memkit_passages p WHERE {{p_tenant}} AND {_SAME_ITEM} AND p.embedding IS NOT NULL
+    FROM memkit_passages p WHERE {{p_tenant}} AND {_SAME_ITEM} AND {{p_vector}}
 ) AS best
 WHERE {{i_subtree}} AND {LIVE} AND {{filter}}
 ORDER BY {_BEST_FIRST}
@@ -116,7 +113,7 @@ ORDER BY {_BEST_FIRST}
 
 _SCORED_BY_VECTOR = """
     SELECT p.tenant, p.namespace, p.key, max({similarity}) AS score
-    FROM memkit_passages p WHERE {p_subtree} AND {p_terms} AND p.embedding IS NOT NULL
+    FROM memkit_passages p WHERE {p_subtree} AND {p_terms} AND {p_vector}
     GROUP BY p.tenant, p.namespace, p.key
 """
 # The planner takes the index of vectors, or that of terms where few passages pass the filter.
@@ -287,7 +284,6 @@ def _texts(
         "i_subtree": ns.subtree_sql("i", labels),
         "p_subtree": ns.subtree_sql("p", labels),
         "p_inside": ns.subtree_sql("p", labels, by_key=False),
-        "p_near": "true" if labels >= ns.TENANT_LABELS else f"p.{WITH_VECTOR}",
         "i_tenant": ns.tenant_sql("i", labels),
         "p_tenant": ns.tenant_sql("p", labels),
         "p_terms": "p.terms @> memkit_terms(%(equal)s::jsonb)" if has_terms else "true",
@@ -295,7 +291,10 @@ def _texts(
         "boost": boost,
     }
     if space is not None:
-        parts["similarity"] = space.similarity("p.embedding")
+        parts["p_vector"] = f"p.{space.is_there}"
+        # The condition of the whole tree's index; a tenant's has none.
+        parts["p_near"] = "true" if labels >= ns.TENANT_LABELS else parts["p_vector"]
+        parts["similarity"] = space.similarity(f"p.{space.name}")
         parts["near_similarity"] = space.similarity(f"p.{space.column}")
         parts["near_order"] = space.order(f"p.{space.column}")
     if mode == "vector":

@@ -668,10 +668,11 @@ class SemanticStore(BaseStore):
 
     def _embedded(self, passages: Sequence[Passage], connection: Connection) -> dict[str, Any]:
         """Return the vectors of those texts that stand where they are to be put."""
+        space = cast("VectorSpace", self._space)
         with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
             return {
                 text: vector
-                for statement in reads.embedded(passages, apart=self._is_distributed)
+                for statement in reads.embedded(passages, space.name, apart=self._is_distributed)
                 for text, vector in cursor.execute(*statement).fetchall()
             }
 
@@ -725,7 +726,7 @@ class SemanticStore(BaseStore):
             for statement in writes.write(
                 batch,
                 vectors,
-                vector_type=self._space.type if self._space else "halfvec",
+                space=self._space,
                 languages=self._languages,
                 history=history,
                 fresh=fresh,
@@ -787,7 +788,8 @@ class SemanticStore(BaseStore):
         self._is_secured = tenants.is_secured(connection)
         self._is_distributed = tenants.is_distributed(connection)
         if self._space is not None and self.embeddings is not None:
-            meta.claim(connection, self._space, self.embeddings, self._database.place)
+            self._space = meta.claim(connection, self._space, self.embeddings, self._database.place)
+            self._indexes.space = self._space
 
     def stored_dims(self) -> int | None:
         """Return the length of the vectors in the database, None if it never held any.

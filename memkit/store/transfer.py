@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from langgraph.store.base import PutOp, get_text_at_path, tokenize_path
@@ -22,11 +22,11 @@ from psycopg.rows import tuple_row
 from memkit.db.pool import Connection, connect, place, translated
 from memkit.effects import EmbedTexts, PutIf
 from memkit.errors import ConfigError, DimensionMismatch, StoreError
-from memkit.store import tenants, versions, writes
+from memkit.store import meta, tenants, versions, writes
 from memkit.store.plan import LIVE, Address, Batch, Passage, Write, columns, plan
 from memkit.store.semantic import SemanticStore
 from memkit.store.values import words
-from memkit.store.vectors import VectorSpace
+from memkit.store.vectors import VectorSpace, VectorType
 
 _VECTOR_HEADER = 4  # bytes, in which pgvector sends the length
 _SAMPLES = 3
@@ -364,7 +364,7 @@ WHERE {LIVE}
     AND i.value = new.value::jsonb AND i.created_at = new.created_at
     AND i.updated_at = new.updated_at AND i.ttl_minutes IS NOT DISTINCT FROM new.ttl_minutes
     AND (
-        SELECT count(p.embedding) >= new.vectors
+        SELECT count(p.{{column}}) >= new.vectors
             AND coalesce(jsonb_object_agg(p.path, p.text), '{{}}') = new.texts::jsonb
         FROM memkit_passages p
         WHERE p.tenant = i.tenant AND p.namespace = i.namespace AND p.key = i.key
@@ -381,14 +381,16 @@ FROM unnest({_KEYS}, {_TIMED})
     AS new (tenant, namespace, key, created_at, updated_at, ttl_minutes, expires_at)
 WHERE {_SAME_KEY}
 """
-_TYPE = """
-SELECT format_type(atttypid, NULL) FROM pg_attribute
-WHERE attrelid = 'memkit_passages'::regclass AND attname = 'embedding'
-"""
 _CLAIM = """
 INSERT INTO memkit_meta (name, value) VALUES ('dims', to_jsonb(%(dims)s::integer))
 ON CONFLICT (name) DO NOTHING
 """
+
+
+def _column(connection: Connection) -> tuple[str, VectorType]:
+    """Return the name and type of the column that holds the vectors."""
+    name = meta.column(connection)
+    return name, cast("VectorType", meta.column_type(connection, name))
 
 
 class _Target:
@@ -401,7 +403,10 @@ class _Target:
         self._claims = False
         stored = store.stored_dims()  # also says so if the tables are missing
         self._dims = stored if store.dims is None else store.dims
-        ((self._vector_type,),) = self._database.run(partial(_rows, _TYPE, {}))
+        self._column, self._vector_type = self._database.run(_column, writes=False)
+
+    def _space(self, dims: int) -> VectorSpace:
+        return VectorSpace(dims, type=self._vector_type, name=self._column)
 
     def agree(self, source: _Source) -> int | None:
         """Return the length of the vectors to copy; None where none fit.
@@ -446,7 +451,10 @@ class _Target:
             return {}
         sql, params = _THERE, columns(items)
         if self._overwrite:
-            sql, params = _SAME, {**_times(items), **self._contents(items, known)}
+            sql, params = (
+                _SAME.replace("{column}", self._column),
+                {**_times(items), **self._contents(items, known)},
+            )
         there = {Address(*row) for row in self._database.run(partial(_rows, sql, params))}
         return {address: item for address, item in items.items() if address not in there}
 
@@ -469,7 +477,7 @@ class _Target:
         found = known | self.embed([text for text in texts if text not in known])
         vectors: dict[str, Any] = {}
         if self._dims is not None:
-            space = VectorSpace(self._dims, type=self._vector_type)
+            space = self._space(self._dims)
             vectors = {text: space.encode(found[text], text) for text in texts if text in found}
         return self._database.run(partial(self._execute, items, vectors))
 
@@ -490,7 +498,7 @@ class _Target:
         for statement in writes.write(
             batch,
             found if any_found else [],
-            vector_type=self._vector_type,
+            space=None if self._dims is None else self._space(self._dims),
             languages=self._store._languages,
         ):
             connection.execute(*statement)

@@ -14,6 +14,7 @@ VectorType: TypeAlias = Literal["halfvec", "vector"]
 DISTANCES: tuple[str, ...] = get_args(Distance)
 VECTOR_TYPES: tuple[str, ...] = get_args(VectorType)
 
+FIRST_COLUMN = "embedding"
 _OPERATORS = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
 _CLASSES = {"cosine": "cosine", "l2": "l2", "inner_product": "ip"}
 # What pgvector stores, and what its indexes take.
@@ -29,6 +30,8 @@ class VectorSpace:
         dims: The length of a vector.
         distance: What ranks in mode "vector".
         type: pgvector's type: "halfvec" has two bytes a number, "vector" four.
+        name: The column that holds them; it is another one after the store has moved to other
+            embeddings.
 
     Raises:
         ConfigError: There is no such space.
@@ -37,6 +40,7 @@ class VectorSpace:
     dims: int
     distance: Distance = "cosine"
     type: VectorType = "halfvec"
+    name: str = FIRST_COLUMN
 
     def __post_init__(self) -> None:
         """Refuse what pgvector would refuse later."""
@@ -62,7 +66,12 @@ class VectorSpace:
     @property
     def column(self) -> str:
         """The SQL of a passage's vector, as indexes have it: they want to know its length."""
-        return f"embedding::{self.type}({self.dims})"
+        return f"{self.name}::{self.type}({self.dims})"
+
+    @property
+    def is_there(self) -> str:
+        """The SQL condition that a passage has a vector."""
+        return f"{self.name} IS NOT NULL"
 
     @property
     def index_class(self) -> str:

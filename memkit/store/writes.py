@@ -15,7 +15,7 @@ from memkit.store import versions
 from memkit.store.plan import LIVE, Address, Batch, Statement, Write, columns, groups
 from memkit.store.text import Languages
 from memkit.store.values import unescape
-from memkit.store.vectors import VectorType
+from memkit.store.vectors import FIRST_COLUMN, VectorSpace
 
 _TURNS = 64
 _TAKE_TURN = """
@@ -88,7 +88,7 @@ WHERE old.tenant = {tenant} AND old.namespace = asked.namespace AND old.key = as
 
 # A tsvector holds at most 1 MB, hence left(). unnest pads the shorter array with NULL.
 _INDEX = """
-INSERT INTO memkit_passages (tenant, namespace, key, path, text, embedding, tsv, terms)
+INSERT INTO memkit_passages (tenant, namespace, key, path, text, {column}, tsv, terms)
 SELECT tenant, namespace, key, path, text, embedding,
     to_tsvector(language::regconfig, left(text, 100000)), memkit_terms(plain::jsonb)
 FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
@@ -160,7 +160,7 @@ def write(
     batch: Batch,
     vectors: Sequence[Any],
     *,
-    vector_type: VectorType,
+    space: VectorSpace | None,
     languages: Languages,
     history: bool = False,
     fresh: Collection[Address] = (),
@@ -173,7 +173,7 @@ def write(
     Args:
         batch: The batch.
         vectors: One per passage, or none at all.
-        vector_type: pgvector's type.
+        space: Where they lie.
         languages: Of the words.
         history: Whether versions are kept; `versions.History.write` then writes the items.
         fresh: Items that are new for certain, and so have no passages to replace.
@@ -203,7 +203,8 @@ def write(
             "vectors": list(vectors),
             "languages": [languages.of(passage.language) for passage in batch.passages],
         }
-        statements.append(Statement(_INDEX.format(vector_type=vector_type), params))
+        column, type_ = (space.name, space.type) if space else (FIRST_COLUMN, "halfvec")
+        statements.append(Statement(_INDEX.format(column=column, vector_type=type_), params))
     return statements
 
 
