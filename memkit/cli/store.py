@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memkit.store import SemanticStore
+    from memkit.store.reembed import Move
     from memkit.store.transfer import ImportReport
 
 _EVERY_S = 1.0  # between two lines of progress
@@ -67,6 +68,84 @@ def add_commands(commands: Any) -> None:
     copy.add_argument("--json", action="store_true", help="for programs")
     copy.set_defaults(run=_import, resumable=True)
 
+    move = actions.add_parser(
+        "reembed",
+        help="move the vectors to other embeddings, while the store is used",
+        description="Give every text a vector of other embeddings, and make them the store's. "
+        "Processes with the old embeddings are served meanwhile, and until --finish. Stopped at "
+        "any moment, the same command goes on.",
+    )
+    move.add_argument(
+        "--dsn", help="postgresql://user:password@host/database; default: the embedded Postgres"
+    )
+    move.add_argument(
+        "--embed",
+        metavar="NAME",
+        help='the new embeddings: "local", or a name for LangChain\'s init_embeddings',
+    )
+    move.add_argument("--dims", metavar="N", type=int, help="their length; default: measured")
+    move.add_argument("--vector-type", choices=["halfvec", "vector"], default="halfvec")
+    move.add_argument("--batch-size", metavar="N", type=int, default=500, help="texts per call")
+    end = move.add_mutually_exclusive_group()
+    end.add_argument(
+        "--finish",
+        action="store_true",
+        help="drop the old vectors at the end: no process may use the old embeddings any more",
+    )
+    end.add_argument(
+        "--abandon", action="store_true", help="give up a move that has not been completed"
+    )
+    move.add_argument("--json", action="store_true", help="for programs")
+    move.set_defaults(run=_reembed, resumable=True)
+
+
+def _reembed(arguments: argparse.Namespace) -> int:
+    from memkit.store.meta import model_of
+    from memkit.store.reembed import abandon, reembed
+
+    if arguments.abandon:
+        with _database(arguments) as dsn:
+            was_moving = abandon(dsn)
+        if arguments.json:
+            print(json.dumps({"abandoned": was_moving}))
+        else:
+            print("the move is given up" if was_moving else "no move is under way")
+        return 0
+    if arguments.embed is None:
+        raise ConfigError("say with --embed NAME what the new vectors are made with")
+    embeddings = _embeddings(arguments.embed, 0)
+    with _database(arguments) as dsn:
+        move = reembed(
+            dsn,
+            embeddings,
+            dims=arguments.dims,
+            model=model_of(embeddings) or arguments.embed,
+            vector_type=arguments.vector_type,
+            batch_size=arguments.batch_size,
+            finish=arguments.finish,
+            progress=_Progress(_told_of_move) if sys.stderr.isatty() else None,
+        )
+    if arguments.json:
+        print(json.dumps(asdict(move)))
+        return 0
+    print(f"{move.embedded:>9,} texts embedded; the store has the vectors of {move.model!r}")
+    if move.dropped:
+        print("the old vectors are gone")
+    else:
+        print(
+            "processes with the old embeddings are still served: start them anew with these, then "
+            "say --finish"
+        )
+    return 0
+
+
+def _told_of_move(move: "Move") -> str:
+    return f"{move.embedded:,} of {move.missing:,} texts embedded"
+
+
+def _told_of_import(report: "ImportReport") -> str:
+    return f"{report.read:,} items read, {report.written:,} written"
+
 
 def _import(arguments: argparse.Namespace) -> int:
     from memkit.store.transfer import import_postgres_store
@@ -82,7 +161,7 @@ def _import(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             vectors=arguments.search_mode != "text",
             dry_run=arguments.dry_run,
-            progress=_Progress() if sys.stderr.isatty() else None,
+            progress=_Progress(_told_of_import) if sys.stderr.isatty() else None,
         )
     if arguments.json:
         print(json.dumps({**asdict(report), "dry_run": arguments.dry_run}))
@@ -107,19 +186,16 @@ def _store(arguments: argparse.Namespace, dsn: str) -> Iterator["SemanticStore"]
 
 
 class _Progress:
-    """Tells on a terminal how far it is."""
+    """Tells on a terminal how far something is."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Any], str]) -> None:
+        self._tell = tell
         self._told = time.monotonic()
 
-    def __call__(self, report: "ImportReport") -> None:
+    def __call__(self, report: Any) -> None:
         if time.monotonic() - self._told >= _EVERY_S:
             self._told = time.monotonic()
-            print(
-                f"{report.read:,} items read, {report.written:,} written",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(self._tell(report), file=sys.stderr, flush=True)
 
 
 def _show(report: "ImportReport", arguments: argparse.Namespace, seconds: float) -> None:

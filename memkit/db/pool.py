@@ -115,7 +115,7 @@ def translated(conninfo: str) -> Iterator[None]:
 
     Raises:
         MigrationError: A table, column, function or type is missing.
-        DimensionMismatch: Vectors of different lengths met.
+        DimensionMismatch: Vectors of different lengths met, or their column is gone.
         StoreError: Anything else that the database or the pool refused.
     """
     try:
@@ -129,6 +129,12 @@ def translated(conninfo: str) -> Iterator[None]:
         )
         raise StoreError(msg) from error
     except _SCHEMA_ERRORS as error:
+        if isinstance(error, pg.UndefinedColumn) and "embedding" in str(error):
+            msg = (
+                f"the vectors in {place(conninfo)} were moved to other embeddings; open the store "
+                "anew, with those"
+            )
+            raise DimensionMismatch(msg) from error
         msg = f"{place(conninfo)} lacks memkit's tables ({_said(error)}); run setup() once"
         raise MigrationError(msg) from error
     except pg.DataException as error:

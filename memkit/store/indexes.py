@@ -167,6 +167,19 @@ def scope_of(prefix: Sequence[str]) -> str:
     return ns.tenant(prefix) if len(prefix) >= ns.TENANT_LABELS else WHOLE_TREE
 
 
+def drop_all(connection: Connection, column: str) -> None:
+    """Drop the indexes that serve searches in a column of vectors.
+
+    Args:
+        connection: In no transaction.
+        column: Its name.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT scope FROM memkit_indexes WHERE vectors = %s", (column,))
+        for (scope,) in cursor.fetchall():
+            _Builder(connection, scope, VectorSpace(1, name=column)).drop()
+
+
 def settings(reach: Reach, *, distributed: bool = False) -> str:
     """Return the SQL that a search by index needs before it, for its transaction."""
     to_workers = "SET LOCAL citus.propagate_set_commands = 'local'; " if distributed else ""
@@ -222,14 +235,18 @@ class _Builder:
         built, when_built = known[0] if known else (0, 0)
         self._drop(keep=built)  # a build that was cut off leaves something
         if passages < PAYS_FROM // 2:
-            self._execute("DELETE FROM memkit_indexes WHERE {this}")
-            self._drop(keep=None)
+            self.drop()
             return None
         if passages < max(PAYS_FROM, _GROWN * when_built):
             return None
         recall, probes = self._create_all(built + 1, passages)
         self._drop(keep=built + 1)
         return Built(self._scope, passages, recall, probes, time.monotonic() - started)
+
+    def drop(self) -> None:
+        """Drop them all."""
+        self._execute("DELETE FROM memkit_indexes WHERE {this}")
+        self._drop(keep=None)
 
     def _create_all(self, generation: int, passages: int) -> tuple[float | None, int | None]:
         self._create("gin", "words", generation, "tsv")

@@ -110,6 +110,18 @@ def model_of(embeddings: Embeddings) -> str | None:
     return next((name for name in names if isinstance(name, str) and name), None)
 
 
+def put(connection: Connection, name: str, value: Any) -> None:
+    """Record a value under a name; None takes away what was recorded."""
+    if value is None:
+        connection.execute("DELETE FROM memkit_meta WHERE name = %s", (name,))
+        return
+    connection.execute(
+        "INSERT INTO memkit_meta (name, value) VALUES (%s, %s::jsonb)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, json.dumps(value)),
+    )
+
+
 def _claimed(connection: Connection, name: str, value: Any) -> Any:
     """Return what is recorded under a name; `value` if nothing was."""
     stored = get(connection, name)

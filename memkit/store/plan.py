@@ -250,6 +250,38 @@ def groups(addresses: Iterable[Address], *, apart: bool) -> list[Group]:
     return by_tenant if apart or len(by_tenant) < 2 else [Group(None, rows)]
 
 
+def by_group(
+    passages: Sequence[Passage], *, apart: bool
+) -> list[tuple[Group, dict[str, list[Any]]]]:
+    """Return the groups of some passages, and the parameters that name those of each.
+
+    Args:
+        passages: In any order.
+        apart: As in `groups`.
+
+    Returns:
+        With each group what its statement needs of the passages: beside what `columns` gives their
+        `paths` and `texts`.
+    """
+    by_address: dict[Address, list[Passage]] = {}
+    for passage in passages:
+        by_address.setdefault(passage.address, []).append(passage)
+    found = []
+    for group in groups(by_address, apart=apart):
+        rows = [passage for address in group.addresses for passage in by_address[address]]
+        found.append((group, passage_columns(rows)))
+    return found
+
+
+def passage_columns(passages: Sequence[Passage]) -> dict[str, list[Any]]:
+    """Return the parameters that name some passages and say their texts."""
+    return {
+        **columns([passage.address for passage in passages]),
+        "paths": [passage.path for passage in passages],
+        "texts": [passage.text for passage in passages],
+    }
+
+
 def columns(addresses: Iterable[Address]) -> dict[str, Any]:
     """Return the parameters that name some items: `tenants`, `namespaces` and `keys`."""
     rows = list(addresses)

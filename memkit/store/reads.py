@@ -11,7 +11,7 @@ from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
 from memkit.store import namespace as ns
 from memkit.store.filters import compile_filter
 from memkit.store.items import VersionedItem, VersionedSearchItem
-from memkit.store.plan import LIVE, Address, Passage, Statement, columns, groups
+from memkit.store.plan import LIVE, Address, Passage, Statement, by_group, groups
 from memkit.store.values import decode, unescape
 
 ITEM = (
@@ -115,19 +115,7 @@ def embedded(passages: Sequence[Passage], column: str, *, apart: bool) -> list[S
         apart: Whether each tenant has a statement of its own.
     """
     sql = _EMBEDDED.replace("{vectors}", column)
-    texts: dict[Address, list[Passage]] = {}
-    for passage in passages:
-        texts.setdefault(passage.address, []).append(passage)
-    statements = []
-    for group in groups(texts, apart=apart):
-        rows = [passage for address in group.addresses for passage in texts[address]]
-        params = {
-            **columns([passage.address for passage in rows]),
-            "paths": [passage.path for passage in rows],
-            "texts": [passage.text for passage in rows],
-        }
-        statements.append(group.statement(sql, **params))
-    return statements
+    return [group.statement(sql, **params) for group, params in by_group(passages, apart=apart)]
 
 
 def browse(op: SearchOp) -> Statement:

@@ -12,7 +12,16 @@ from zlib import crc32
 
 from memkit.store import namespace as ns
 from memkit.store import versions
-from memkit.store.plan import LIVE, Address, Batch, Statement, Write, columns, groups
+from memkit.store.plan import (
+    LIVE,
+    Address,
+    Batch,
+    Statement,
+    Write,
+    columns,
+    groups,
+    passage_columns,
+)
 from memkit.store.text import Languages
 from memkit.store.values import unescape
 from memkit.store.vectors import FIRST_COLUMN, VectorSpace
@@ -196,9 +205,7 @@ def write(
         statements += _delete("memkit_items", gone, apart=apart)
     if batch.passages:
         params = {
-            **columns([passage.address for passage in batch.passages]),
-            "paths": [passage.path for passage in batch.passages],
-            "texts": [passage.text for passage in batch.passages],
+            **passage_columns(batch.passages),
             "plain": [passage.plain for passage in batch.passages],
             "vectors": list(vectors),
             "languages": [languages.of(passage.language) for passage in batch.passages],
