@@ -187,7 +187,9 @@ def open_pool(conninfo: str, config: PoolConfig | None = None) -> Pool:
         conninfo,
         min_size=config.get("min_size", 1),
         max_size=pool_size(config),
-        kwargs=_timed(conninfo, options, config.get("statement_timeout_s", STATEMENT_TIMEOUT_S)),
+        kwargs=_with_settings(
+            conninfo, options, config.get("statement_timeout_s", STATEMENT_TIMEOUT_S)
+        ),
         configure=register_vector,
         timeout=CHECKOUT_TIMEOUT_S,
         # A server that went away is tried twice a second while somebody waits for it, and not at
@@ -208,26 +210,31 @@ def _try_again(pool: ConnectionPool[Any]) -> None:
         pool.check()
 
 
-def _timed(conninfo: str, options: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Return options with a statement time-out, or behind PgBouncer without one.
+def _with_settings(conninfo: str, options: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return options with the settings of a session, or behind PgBouncer without any.
 
-    PgBouncer refuses it or, told to ignore such parameters, loses it, and whatever is set later
-    would stay with a connection that serves others; so would a prepared statement.
+    A statement has a time-out, and is planned once rather than each time: that takes a third of a
+    small search. PgBouncer refuses settings or, told to ignore such parameters, loses them, and
+    whatever is set later would stay with a connection that serves others; so would a prepared
+    statement.
     """
     settings = options.get("options") or conninfo_to_dict(conninfo).get("options") or ""
-    if "statement_timeout" in str(settings):
-        return options
-    timed = {**options, "options": f"{settings} -c statement_timeout={int(1000 * timeout_s)}"}
+    wanted = {
+        "statement_timeout": int(1000 * timeout_s),
+        "plan_cache_mode": "force_generic_plan",
+    }
+    added = [f" -c {name}={value}" for name, value in wanted.items() if name not in str(settings)]
+    with_settings = {**options, "options": f"{settings}{''.join(added)}"}
     with translated(conninfo):
         try:
-            with psycopg.connect(conninfo, **timed) as connection:
+            with psycopg.connect(conninfo, **with_settings) as connection:
                 is_taken = connection.execute(_IS_TAKEN).fetchone() == (True,)
         except psycopg.OperationalError as error:
             if "startup parameter" not in str(error):
                 raise
             is_taken = False
     if is_taken:
-        return timed
+        return with_settings
     logger.info("statements to %s have no time-out: PgBouncer takes none", place(conninfo))
     return {"prepare_threshold": None, **options}
 

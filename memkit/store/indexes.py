@@ -180,11 +180,18 @@ def drop_all(connection: Connection, column: str) -> None:
             _Builder(connection, scope, VectorSpace(1, name=column)).drop()
 
 
-def settings(reach: Reach, *, distributed: bool = False) -> str:
-    """Return the SQL that a search by index needs before it, for its transaction."""
+def settings(reach: Reach | None, *, distributed: bool = False) -> str:
+    """Return the SQL that a search of a scope needs before it, for its transaction.
+
+    A statement that was planned for all tenants could use no index of one, and would look at the
+    whole tree as at a small part of it.
+    """
+    anew = "SET LOCAL plan_cache_mode = force_custom_plan"
+    if reach is None:
+        return anew
     to_workers = "SET LOCAL citus.propagate_set_commands = 'local'; " if distributed else ""
-    return to_workers + (
-        f"SET LOCAL ivfflat.probes = {reach.probes or 1}; "
+    return (
+        f"{anew}; {to_workers}SET LOCAL ivfflat.probes = {reach.probes or 1}; "
         "SET LOCAL ivfflat.iterative_scan = relaxed_order"
     )
 

@@ -111,10 +111,12 @@ WHERE {{i_subtree}} AND {LIVE} AND {{filter}}
 ORDER BY {_BEST_FIRST}
 """
 
+# OFFSET 0: what is grouped, by sorting perhaps, are scores, and not whole vectors.
 _SCORED_BY_VECTOR = """
-    SELECT p.tenant, p.namespace, p.key, max({similarity}) AS score
-    FROM memkit_passages p WHERE {p_subtree} AND {p_terms} AND {p_vector}
-    GROUP BY p.tenant, p.namespace, p.key
+    SELECT tenant, namespace, key, max(score) AS score FROM (
+        SELECT p.tenant, p.namespace, p.key, {similarity} AS score
+        FROM memkit_passages p WHERE {p_subtree} AND {p_terms} AND {p_vector} OFFSET 0
+    ) AS passage GROUP BY tenant, namespace, key
 """
 # The planner takes the index of vectors, or that of terms where few passages pass the filter.
 _NEAREST = """
@@ -137,7 +139,7 @@ WITH asked AS MATERIALIZED (
 )"""
 _OF_ITEMS = """
     SELECT tenant, namespace, key, max(cosine) AS cosine, bit_or(found) AS found
-    FROM ({passages}) AS passage GROUP BY tenant, namespace, key
+    FROM ({passages} OFFSET 0) AS passage GROUP BY tenant, namespace, key
 """
 _FOUND = "(SELECT coalesce(bit_or(bit), 0) FROM asked WHERE p.tsv @@ query) AS found"
 _PASSAGES = f"""

@@ -37,6 +37,7 @@ from memkit.db.pool import Connection, PoolConfig, pool_size, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
 from memkit.errors import ConfigError, StoreError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
+from memkit.store import namespace as ns
 from memkit.store.indexes import Built, Indexes, settings
 from memkit.store.merge import Merger, can_merge
 from memkit.store.plan import (
@@ -740,26 +741,27 @@ class SemanticStore(BaseStore):
 
     def _hits(self, cursor: Cursor, op: SearchOp, ranking: Ranking) -> list[reads.Found]:
         """Return what a search finds: the next statement is for where one gives too few."""
-        if not op.query or ranking.mode is None:
-            return [reads.found(row) for row in cursor.execute(*reads.browse(op)).fetchall()]
-        reach = self._indexes.reach(op.namespace_prefix, cursor.connection)
-        statements = ranked(
-            op,
-            ranking.mode,
-            space=self._space,
-            vector=ranking.vectors.get(op.query),
-            language=self._languages.checked(ranking.language),
-            reach=reach,
-            boosts=self._boosts,
-        )
-        if reach is not None:
+        prefix, reach, statements = op.namespace_prefix, None, [reads.browse(op)]
+        if op.query and ranking.mode is not None:
+            reach = self._indexes.reach(prefix, cursor.connection)
+            statements = ranked(
+                op,
+                ranking.mode,
+                space=self._space,
+                vector=ranking.vectors.get(op.query),
+                language=self._languages.checked(ranking.language),
+                reach=reach,
+                boosts=self._boosts,
+            )
+        started = time.perf_counter()
+        if reach is None and len(prefix) >= ns.TENANT_LABELS:
+            hits = _enough(cursor, statements, op.limit)
+        else:
             with cursor.connection.transaction():
                 cursor.execute(settings(reach, distributed=self._is_distributed))
-                # A statement prepared for all tenants could not use one tenant's indexes.
-                return _enough(cursor, statements, op.limit, prepare=False)
-        started = time.perf_counter()
-        hits = _enough(cursor, statements, op.limit)
-        self._indexes.noticed(op.namespace_prefix, time.perf_counter() - started)
+                hits = _enough(cursor, statements, op.limit, prepare=False)
+        if op.query and ranking.mode is not None and reach is None:
+            self._indexes.noticed(prefix, time.perf_counter() - started)
         return hits
 
     # The tables behind it

@@ -27,8 +27,10 @@ from memkit.store.values import unescape
 from memkit.store.vectors import FIRST_COLUMN, VectorSpace
 
 _TURNS = 64
+# A plan for any number of items would compare each with each.
 _TAKE_TURN = """
-SELECT pg_advisory_xact_lock(hashtext('memkit_items'), turn)
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
+    pg_advisory_xact_lock(hashtext('memkit_items'), turn)
 FROM unnest(%(turns)s::integer[]) AS turn
 """
 
