@@ -1,5 +1,6 @@
 """Long-term memory in Postgres: a LangGraph store with search by meaning and by words."""
 
+from memkit.store.erase import Erased
 from memkit.store.indexes import Built
 from memkit.store.items import VersionedItem, VersionedSearchItem
 from memkit.store.plan import SearchMode
@@ -10,6 +11,7 @@ from memkit.store.transfer import ImportReport, import_postgres_store
 __all__ = [
     "Boosts",
     "Built",
+    "Erased",
     "ImportReport",
     "SearchMode",
     "SemanticIndexConfig",

@@ -38,6 +38,7 @@ from memkit.effects import Body, EmbedTexts, PutIf, arun, run
 from memkit.errors import ConfigError, StoreError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
 from memkit.store import namespace as ns
+from memkit.store.erase import Erased, erase
 from memkit.store.indexes import Built, Indexes, settings
 from memkit.store.merge import Merger, can_merge
 from memkit.store.plan import (
@@ -801,7 +802,28 @@ class SemanticStore(BaseStore):
         """
         return self._database.run(meta.stored_dims)
 
-    # Time to live
+    # What is to be gone
+
+    def erase(self, namespace: tuple[str, ...], *, dry_run: bool = False) -> Erased:
+        """Delete all that is below a namespace, old versions and what expired included.
+
+        Unlike puts of None it leaves nothing in the history. Cut off, the same call goes on.
+
+        Args:
+            namespace: At least two labels, such as ("users", "ann"): a tenant or what is below it.
+            dry_run: Only count.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            ConfigError: The namespace has fewer labels.
+        """
+        return erase(self._database, self._named, namespace, dry_run=dry_run)
+
+    async def aerase(self, namespace: tuple[str, ...], *, dry_run: bool = False) -> Erased:
+        """Do what `erase` does without blocking the event loop."""
+        return await self._database.in_thread(partial(self.erase, namespace, dry_run=dry_run))
 
     def sweep_ttl(self) -> int:
         """Delete what has expired and the versions no longer kept; return how many items expired.

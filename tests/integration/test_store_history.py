@@ -17,7 +17,7 @@ from langgraph.store.base import Item, PutOp
 
 from memkit.effects import PutIf
 from memkit.errors import ConfigError, VersionConflict
-from memkit.store import SemanticStore
+from memkit.store import Erased, SemanticStore
 from memkit.store import versions as store_versions
 from memkit.store.plan import Address, groups
 from tests.fakes import HashEmbeddings
@@ -554,3 +554,30 @@ def test_vectors_of_old_versions_are_gone(dsn: str, embeddings: HashEmbeddings) 
         assert store.search(FACTS, query="green tea", mode="text") == []
         ((count,),) = execute(dsn, "SELECT count(*) FROM memkit_passages")
         assert count == 1
+
+
+def test_what_is_erased_was_never_there(dsn: str, embeddings: HashEmbeddings) -> None:
+    ann, annabel = ("users", "ann"), ("users", "annabel")
+    with SemanticStore.open(dsn, embed=embeddings, dims=embeddings.dims) as store:
+        for user in (ann, annabel):
+            for n in range(2):
+                store.put((*user, "facts"), "k", {"text": f"green tea {n}"})
+                store.put((*user, "facts"), "gone", {"text": f"red car {n}"})
+            store.put((*user, "turns", "old"), "t", {"text": "hello"}, ttl=0.001 / 60)
+            store.delete((*user, "facts"), "gone")
+        store.batch([PutOp((*ann, "many"), str(n), {"n": n}) for n in range(1500)])
+        time.sleep(0.1)
+        everything = Erased(items=1502, passages=2, versions=3)
+        assert store.erase(ann, dry_run=True) == everything
+        assert store.erase((*ann, "turns")) == Erased(items=1, passages=1)
+        assert store.get((*ann, "facts"), "k") is not None
+        assert asyncio.run(store.aerase(ann)) == Erased(items=1501, passages=1, versions=3)
+        assert store.erase(ann) == Erased()
+        assert store.history((*ann, "facts"), "gone") == []
+        assert store.erase(annabel, dry_run=True) == Erased(items=2, passages=2, versions=3)
+        for few in ((), ("users",)):
+            with pytest.raises(ConfigError):
+                store.erase(few)
+    for table in ("items", "passages", "history"):
+        found = execute(dsn, f"SELECT count(*) FROM memkit_{table} WHERE tenant = 'users.ann'")
+        assert found == [(0,)]

@@ -96,6 +96,8 @@ def test_the_store_names_its_tenants(role: str, monkeypatch: pytest.MonkeyPatch)
         assert len(store.search(ANN, query="tea 7")) == 10
         asyncio.run(asyncio.sleep(0.1))
         assert store.sweep_ttl() == 1
+        assert store.erase(ANN[:2]).versions > 1
+        assert store.search(ANN) == []
 
 
 # Every key and statement
@@ -197,6 +199,7 @@ def test_every_statement_of_one_tenant_names_it(
             store.history(ANN, "1")
             store.get(ANN, "1", as_of=datetime.now(UTC))
             store.search(ANN, as_of=datetime.now(UTC))
+            store.erase(BOB)
             for statement in _Noting.noted:
                 assert without_tenant(statement) == [], statement
             store.build_indexes()
