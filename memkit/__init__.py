@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from memkit.budget import ContextBudget
     from memkit.factbook import FactBook
     from memkit.facts import StalenessPolicy
+    from memkit.idempotency import idempotency_key
     from memkit.nodes import (
         FactConsolidator,
         FactExtractor,
@@ -45,6 +46,7 @@ __all__ = [
     "context",
     "count_tokens",
     "find_tool_result",
+    "idempotency_key",
     "trim",
 ]
 
@@ -59,6 +61,7 @@ _HOMES = {
     "add_memory": "memkit.wiring",
     "context": "memkit.view",
     "count_tokens": "memkit.tokens",
+    "idempotency_key": "memkit.idempotency",
     "trim": "memkit.view",
 }
 
