@@ -17,7 +17,12 @@ TENANT_LABELS = 2
 
 def to_text(namespace: Sequence[str]) -> str:
     """Return a namespace as stored."""
-    return ".".join(escape(label) for label in namespace)
+    return _to_text(tuple(namespace))
+
+
+@lru_cache(maxsize=4096)
+def _to_text(namespace: tuple[str, ...]) -> str:
+    return ".".join(map(escape, namespace))
 
 
 @lru_cache(maxsize=4096)

@@ -24,7 +24,7 @@ NEWEST = "i.updated_at DESC, i.namespace, i.key"
 PAGE = "LIMIT %(limit)s OFFSET %(offset)s"
 _GET = f"""
 SELECT {ITEM} FROM memkit_items i
-JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
+JOIN unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[])
     AS asked (tenant, namespace, key) ON i.namespace = asked.namespace AND i.key = asked.key
 WHERE i.tenant = {{tenant}} AND {LIVE}
 """
@@ -36,8 +36,8 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 
 _EMBEDDED = """
 SELECT p.text, p.{vectors} FROM memkit_passages p
-JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
-    %(texts)s::text[]) AS asked (tenant, namespace, key, path, text)
+JOIN unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[], %(paths)b::text[],
+    %(texts)b::text[]) AS asked (tenant, namespace, key, path, text)
     ON p.namespace = asked.namespace AND p.key = asked.key AND p.path = asked.path
     AND p.text = asked.text
 WHERE p.tenant = {tenant} AND p.{vectors} IS NOT NULL

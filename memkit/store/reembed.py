@@ -45,8 +45,8 @@ ORDER BY tenant, namespace, key, path LIMIT %s
 # A text that was changed meanwhile is seen again, as it is then.
 _SET = """
 UPDATE memkit_passages p SET {column} = asked.vector
-FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
-    %(texts)s::text[], %(vectors)b::{type}[])
+FROM unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[], %(paths)b::text[],
+    %(texts)b::text[], %(vectors)b::{type}[])
     AS asked (tenant, namespace, key, path, text, vector)
 WHERE p.tenant = {{tenant}} AND p.namespace = asked.namespace AND p.key = asked.key
     AND p.path = asked.path AND p.text = asked.text AND p.{column} IS NULL
@@ -299,13 +299,7 @@ class _Filler:
     def _embed(self, passages: Sequence[Passage]) -> int:
         texts = list(dict.fromkeys(passage.text for passage in passages))
         embedded = self._embeddings.embed_documents(texts)
-        if len(embedded) != len(texts):
-            msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
-            raise StoreError(msg)
-        vectors = {
-            text: self._space.encode(numbers, text)
-            for text, numbers in zip(texts, embedded, strict=True)
-        }
+        vectors = dict(zip(texts, self._space.encode_all(embedded, texts), strict=True))
         done = sum(
             self._write(
                 group.statement(self._set, **params, vectors=[vectors[t] for t in params["texts"]])

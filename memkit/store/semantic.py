@@ -35,7 +35,7 @@ from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, pool_size, translated
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
-from memkit.errors import ConfigError, StoreError, VersionConflict
+from memkit.errors import ConfigError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
 from memkit.store import namespace as ns
 from memkit.store.erase import Erased, erase
@@ -660,13 +660,8 @@ class SemanticStore(BaseStore):
 
     def _vectors(self, texts: Sequence[str], embedded: Any) -> dict[str, Any]:
         """Check what the embeddings gave before anything is written."""
-        if len(embedded) != len(texts):
-            msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
-            raise StoreError(msg)
         space = cast("VectorSpace", self._space)
-        return {
-            text: space.encode(numbers, text) for text, numbers in zip(texts, embedded, strict=True)
-        }
+        return dict(zip(texts, space.encode_all(embedded, texts), strict=True))
 
     def _embedded(self, passages: Sequence[Passage], connection: Connection) -> dict[str, Any]:
         """Return the vectors of those texts that stand where they are to be put."""

@@ -106,6 +106,6 @@ def of_prefix(prefix: Sequence[str]) -> Statement:
 def name(tenants: Iterable[str]) -> Statement:
     """Return the statement that names some tenants, for a transaction."""
     return Statement(
-        "SELECT set_config('memkit.tenants', %(tenants)s::text[]::text, true)",
+        "SELECT set_config('memkit.tenants', %(tenants)b::text[]::text, true)",
         {"tenants": sorted(tenants)},
     )

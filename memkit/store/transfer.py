@@ -201,7 +201,7 @@ FROM store {after} ORDER BY prefix, key LIMIT %(limit)s
 # since its page was read is of another text.
 _VECTORS = """
 SELECT v.prefix, v.key, v.field_name, vector_send(v.embedding::vector)
-FROM unnest(%(prefixes)s::text[], %(keys)s::text[], %(updated)s::timestamptz[])
+FROM unnest(%(prefixes)s::text[], %(keys)b::text[], %(updated)s::timestamptz[])
     AS wanted (prefix, key, updated_at)
 JOIN store s ON s.prefix = wanted.prefix AND s.key = wanted.key
     AND s.updated_at = wanted.updated_at
@@ -344,7 +344,7 @@ def _value(row: _Row) -> Any:
 
 # The target
 
-_KEYS = "%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[]"
+_KEYS = "%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[]"
 _TIMED = """%(created)s::timestamptz[], %(updated)s::timestamptz[], %(ttls)s::float8[],
     %(expiries)s::timestamptz[]"""
 _SAME_KEY = "i.tenant = new.tenant AND i.namespace = new.namespace AND i.key = new.key"
@@ -356,7 +356,7 @@ WHERE {LIVE}
 # Reads move the expiry; a vector more than needed is no difference.
 _SAME = f"""
 SELECT i.tenant, i.namespace, i.key FROM memkit_items i
-JOIN unnest({_KEYS}, {_TIMED}, %(values)s::text[], %(texts)s::text[], %(vectors)s::integer[])
+JOIN unnest({_KEYS}, {_TIMED}, %(values)b::text[], %(texts)b::text[], %(vectors)s::integer[])
     AS new (tenant, namespace, key, created_at, updated_at, ttl_minutes, expires_at, value, texts,
         vectors)
     ON {_SAME_KEY}

@@ -18,6 +18,7 @@ _UNFIT = re.compile("[\x00\x01\ud800-\udfff\ue000]")
 _ESCAPED = re.compile(_ESCAPE + "([0-9a-f]{4})")
 # Not strict, for the control characters that unescape brings back.
 _DECODER = json.JSONDecoder(strict=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _EXACT_BELOW = 1e16  # from here on, Python writes a float with an exponent
 
 
@@ -44,7 +45,7 @@ def encode(value: Any, what: str) -> str:
         StoreError: JSON cannot say it.
     """
     try:
-        return json.dumps(_storable(value, what), ensure_ascii=False)
+        return _ENCODER.encode(_storable(value, what))
     except (RecursionError, ValueError) as error:  # too deep, or a number of too many digits
         msg = f"{what} cannot be stored as JSON: {error}"
         raise StoreError(msg) from error

@@ -1,5 +1,6 @@
 """The vectors of a store: how long, how near, how precise; and from floats to what is sent."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -88,6 +89,22 @@ class VectorSpace:
             return f"-({self.order(column)})"
         # A vector of zeros has no direction: its cosine is NaN in pgvector, and 0 here.
         return f"coalesce(nullif(1 - ({self.order(column)}), 'NaN'), 0)"
+
+    def encode_all(
+        self, embedded: Sequence[Sequence[float]], texts: Sequence[str]
+    ) -> list[HalfVector | Vector]:
+        """Return vectors as they are sent; arguments and errors are those of `encode`, for each."""
+        if len(embedded) != len(texts):
+            msg = f"the embeddings gave {len(embedded)} vectors for {len(texts)} texts"
+            raise StoreError(msg)
+        with np.errstate(over="ignore"), contextlib.suppress(ValueError):  # of unequal lengths
+            matrix = np.asarray(embedded, dtype=np.float32)
+            if self.type == "halfvec":
+                matrix = matrix.astype(">f2")
+            if matrix.shape == (len(texts), self.dims) and np.isfinite(matrix).all():
+                kind = HalfVector if self.type == "halfvec" else Vector
+                return list(map(kind, matrix))
+        return [self.encode(*one) for one in zip(embedded, texts, strict=True)]
 
     def encode(self, numbers: Sequence[float], text: str) -> HalfVector | Vector:
         """Return a vector as it is sent, in binary.

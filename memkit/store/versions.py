@@ -56,7 +56,7 @@ ON CONFLICT (tenant, namespace, key, version) DO UPDATE SET
 """
 _KEEP_LIVE = _KEEP.format(rows="{rows}", live=LIVE)
 
-_ASKED = "%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[]"
+_ASKED = "%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[]"
 
 # What was inserted after the lock was sought is neither in `old` nor written: it is tried again.
 _PUT = f"""
@@ -74,7 +74,7 @@ SELECT {{tenant}}, asked.namespace, asked.key, asked.value::jsonb,
         ELSE greatest(i.updated_at, now()) END,
     greatest(i.updated_at, now()), asked.ttl, now() + make_interval(secs => asked.ttl * 60),
     coalesce(i.version, 0) + 1
-FROM unnest({_ASKED}, %(values)s::text[], %(ttls)s::float8[])
+FROM unnest({_ASKED}, %(values)b::text[], %(ttls)s::float8[])
     AS asked (tenant, namespace, key, value, ttl)
 LEFT JOIN old i
     ON i.tenant = {{tenant}} AND i.namespace = asked.namespace AND i.key = asked.key
@@ -120,8 +120,8 @@ WITH gone AS (
 PUT_IF_VERSION = f"""
 WITH old AS MATERIALIZED (
     SELECT i.*, asked.value AS new_value, asked.ttl AS new_ttl FROM memkit_items i
-    JOIN unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[],
-        %(values)s::text[], %(ttls)s::float8[]) AS asked (namespace, key, version, value, ttl)
+    JOIN unnest(%(namespaces)b::text[], %(keys)b::text[], %(versions)s::bigint[],
+        %(values)b::text[], %(ttls)s::float8[]) AS asked (namespace, key, version, value, ttl)
         ON i.namespace = asked.namespace AND i.key = asked.key AND i.version = asked.version
     WHERE i.tenant = %(tenant)s AND {LIVE}
     FOR UPDATE OF i
@@ -139,7 +139,7 @@ RETURNING i.tenant, i.namespace, i.key
 DELETE_IF_VERSION = f"""
 WITH gone AS (
     DELETE FROM memkit_items i
-    USING unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[])
+    USING unnest(%(namespaces)b::text[], %(keys)b::text[], %(versions)s::bigint[])
         AS asked (namespace, key, version)
     WHERE i.tenant = %(tenant)s AND i.namespace = asked.namespace AND i.key = asked.key
         AND i.version = asked.version AND {LIVE}

@@ -39,7 +39,7 @@ INSERT INTO memkit_items AS i
     (tenant, namespace, key, value, created_at, updated_at, ttl_minutes, expires_at, version)
 SELECT tenant, namespace, key, value::jsonb, now(), now(), ttl,
     now() + make_interval(secs => ttl * 60), 1
-FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(values)s::text[],
+FROM unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[], %(values)b::text[],
     %(ttls)s::float8[]) AS new (tenant, namespace, key, value, ttl)
 ON CONFLICT (tenant, namespace, key) DO UPDATE SET
     value = excluded.value,
@@ -74,13 +74,13 @@ UPDATE memkit_items i SET
     ttl_minutes = asked.ttl,
     expires_at = now() + make_interval(secs => asked.ttl * 60),
     version = i.version + 1
-FROM unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[], %(values)s::text[],
+FROM unnest(%(namespaces)b::text[], %(keys)b::text[], %(versions)s::bigint[], %(values)b::text[],
     %(ttls)s::float8[]) AS asked (namespace, key, version, value, ttl)
 WHERE {_WITH_VERSION}
 """
 _DELETE_IF_VERSION = f"""
 DELETE FROM memkit_items i
-USING unnest(%(namespaces)s::text[], %(keys)s::text[], %(versions)s::bigint[])
+USING unnest(%(namespaces)b::text[], %(keys)b::text[], %(versions)s::bigint[])
     AS asked (namespace, key, version)
 WHERE {_WITH_VERSION}
 """
@@ -92,7 +92,7 @@ WHERE i.tenant = %(tenant)s AND i.namespace = %(namespace)s AND i.key = %(key)s 
 
 _DELETE = """
 DELETE FROM {table} old
-USING unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[])
+USING unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[])
     AS asked (tenant, namespace, key)
 WHERE old.tenant = {tenant} AND old.namespace = asked.namespace AND old.key = asked.key
 """
@@ -102,8 +102,8 @@ _INDEX = """
 INSERT INTO memkit_passages (tenant, namespace, key, path, text, {column}, tsv, terms)
 SELECT tenant, namespace, key, path, text, embedding,
     to_tsvector(language::regconfig, left(text, 100000)), memkit_terms(plain::jsonb)
-FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(paths)s::text[],
-    %(texts)s::text[], %(plain)s::text[], %(languages)s::text[], %(vectors)b::{vector_type}[])
+FROM unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[], %(paths)b::text[],
+    %(texts)b::text[], %(plain)b::text[], %(languages)b::text[], %(vectors)b::{vector_type}[])
     AS new (tenant, namespace, key, path, text, plain, language, embedding)
 """
 
@@ -111,7 +111,7 @@ FROM unnest(%(tenants)s::text[], %(namespaces)s::text[], %(keys)s::text[], %(pat
 _REFRESH = """
 WITH due AS (
     SELECT i.namespace, i.key FROM memkit_items i
-    JOIN unnest(%(namespaces)s::text[], %(keys)s::text[]) AS read (namespace, key)
+    JOIN unnest(%(namespaces)b::text[], %(keys)b::text[]) AS read (namespace, key)
         ON i.namespace = read.namespace AND i.key = read.key
     WHERE i.tenant = %(tenant)s AND i.ttl_minutes IS NOT NULL AND i.expires_at > now()
     FOR UPDATE OF i SKIP LOCKED
