@@ -51,4 +51,11 @@ class VersionConflict(StoreError):
 
 
 class PruneUnsafe(MemkitError):
-    """Pruning would leave a thread that cannot be resumed; nothing was removed."""
+    """Pruning would leave a thread that cannot be resumed; nothing of it was removed.
+
+    `report` says what was done to the other threads.
+    """
+
+    def __init__(self, message: str | None = None, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,230 @@
+"""What pruning asks of a checkpointer, and what a transaction looks like to the logic inside it.
+
+A script is a generator that yields statements and gets their rows sent back; a backend runs it in
+one transaction, blocking or on the event loop. Scripts of a backend without SQL yield nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from langgraph.checkpoint.base import writes_sort_key
+
+from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
+from memkit.effects import Effect
+
+T = TypeVar("T")
+
+
+class Statement(NamedTuple):
+    """One statement; with `many`, `params` is a list of them and it runs once for each."""
+
+    sql: str
+    params: Sequence[Any] = ()
+    fetch: bool = True
+    many: bool = False
+
+
+Script: TypeAlias = Generator[Statement, list[Any], T]
+Execute: TypeAlias = Callable[[Statement], list[Any]]
+AsyncExecute: TypeAlias = Callable[[Statement], Awaitable[list[Any]]]
+
+
+def drive(script: Script[T], execute: Execute) -> T:
+    """Run a script to its end."""
+    try:
+        statement = next(script)
+        while True:
+            statement = script.send(execute(statement))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Run a script in one transaction: all of what it does is kept, or nothing.
+
+    Attributes:
+        script: Makes the script.
+        begin: Opens a blocking transaction, and yields what executes a statement; or None.
+        abegin: The same on the event loop; where it is None, a thread runs the blocking one.
+    """
+
+    script: Callable[[], Script[Any]]
+    begin: Callable[[], AbstractContextManager[Execute]] | None
+    abegin: Callable[[], AbstractAsyncContextManager[AsyncExecute]] | None = None
+
+    def run(self) -> Any:
+        """Commit what the script did, and return what it returns."""
+        assert self.begin is not None  # noqa: S101 - prune has refused an async saver
+        with self.begin() as execute:
+            return drive(self.script(), execute)
+
+    async def arun(self) -> Any:
+        """Do the same without blocking the event loop."""
+        if self.abegin is None:
+            return await asyncio.to_thread(self.run)
+        script = self.script()
+        async with self.abegin() as execute:
+            try:
+                statement = next(script)
+                while True:
+                    statement = script.send(await execute(statement))
+            except StopIteration as stop:
+                return stop.value
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Leave a moment to others, who may wait for the same lock."""
+
+    seconds: float = 0.0
+
+    def run(self) -> None:
+        """Sleep."""
+        time.sleep(self.seconds)
+
+    async def arun(self) -> None:
+        """Sleep without blocking the event loop."""
+        await asyncio.sleep(self.seconds)
+
+
+# Sorts behind the paths of tasks, "~__pregel_pull…", and what LangGraph stores at exit, "~~000…".
+MOVED = "~~~"
+
+
+class StoredWrite(NamedTuple):
+    """A write as it is stored: its value is `type` and bytes."""
+
+    task_path: str
+    task_id: str
+    idx: int
+    channel: str
+    type: str
+    value: bytes
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Where it comes among the writes of its checkpoint."""
+        return writes_sort_key(self.task_path, self.task_id, self.idx)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFacts:
+    """Of a checkpoint: the channels that have a version, and those whose value is stored at it."""
+
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    stored: frozenset[str] = frozenset()
+
+
+class Tally(NamedTuple):
+    """Rows, and the bytes of what they hold."""
+
+    rows: int = 0
+    bytes: int = 0
+
+    def plus(self, rows: int, size: int) -> "Tally":
+        """Return the sum."""
+        return Tally(self.rows + rows, self.bytes + size)
+
+
+NOTHING = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is stored of one thread: its checkpoints, and writes under ids that have none."""
+
+    checkpoints: list[SavedCheckpoint]
+    orphan_writes: dict[Key, Tally]
+
+
+class Backend(Protocol):
+    """The tables of one saver. Every method but the first is a script."""
+
+    @property
+    def name(self) -> str:
+        """The class of the saver."""
+
+    @property
+    def saver(self) -> Any:
+        """The saver."""
+
+    @property
+    def advice(self) -> str:
+        """How the room that was won comes back."""
+
+    def transaction(self, script: Callable[[], Script[Any]], *, reading: bool = False) -> Effect:
+        """Return the effect that runs a script, all of it or nothing."""
+
+    def threads(self, after: str, limit: int) -> Script[list[str]]:
+        """Return the ids of the next threads, ascending."""
+
+    def contents(self, thread_id: str) -> Script[Contents]:
+        """Read what is stored of a thread, and shut out other prunings of it."""
+
+    def blobs(self, thread_id: str) -> Script[list[Blob]]:
+        """Return the values stored apart."""
+
+    def channels(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> Script[dict[str, ChannelFacts]]:
+        """Return per checkpoint what is known of these channels."""
+
+    def values(
+        self, thread_id: str, ns: str, checkpoint_id: str, names: Collection[str]
+    ) -> Script[dict[str, Any]]:
+        """Return the values that are stored at a checkpoint."""
+
+    def writes(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> Script[dict[str, list[StoredWrite]]]:
+        """Return per checkpoint its writes to these channels, in their order."""
+
+    def put_values(
+        self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]
+    ) -> Script[None]:
+        """Store values at a checkpoint, each with the version of its channel."""
+
+    def put_checkpoint(
+        self, thread_id: str, ns: str, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> Script[None]:
+        """Store a checkpoint that continues none and holds no values."""
+
+    def put_writes(
+        self, thread_id: str, ns: str, checkpoint_id: str, writes: Sequence[StoredWrite]
+    ) -> Script[None]:
+        """Add writes to a checkpoint."""
+
+    def relink(self, thread_id: str, parents: Mapping[Key, str | None]) -> Script[None]:
+        """Let checkpoints continue others."""
+
+    def remove(self, thread_id: str, keys: Sequence[Key]) -> Script[None]:
+        """Remove checkpoints with their writes."""
+
+    def remove_writes(self, thread_id: str, keys: Sequence[Key]) -> Script[None]:
+        """Remove the writes under these ids."""
+
+    def remove_blobs(self, thread_id: str, blobs: Sequence[Blob]) -> Script[None]:
+        """Remove values stored apart."""
+
+
+def by_namespace(keys: Iterable[Key]) -> dict[str, list[str]]:
+    """Return the ids of each namespace."""
+    found: dict[str, list[str]] = {}
+    for ns, checkpoint_id in keys:
+        found.setdefault(ns, []).append(checkpoint_id)
+    return found
+
+
+def grouped(rows: Iterable[tuple[str, StoredWrite]]) -> dict[str, list[StoredWrite]]:
+    """Return the writes of each checkpoint, in their order."""
+    found: dict[str, list[StoredWrite]] = {}
+    for checkpoint_id, write in rows:
+        found.setdefault(checkpoint_id, []).append(write)
+    for writes in found.values():
+        writes.sort(key=lambda write: write.place)
+    return found

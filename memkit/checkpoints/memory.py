@@ -1,0 +1,231 @@
+"""Checkpoints in an InMemorySaver: three dictionaries."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from memkit.checkpoints.backend import (
+    ChannelFacts,
+    Contents,
+    Script,
+    StoredWrite,
+    Tally,
+    drive,
+    grouped,
+)
+from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
+from memkit.checkpoints.times import moment
+from memkit.effects import Effect
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def script(function: Callable[P, T]) -> Callable[P, Script[T]]:
+    """Make a script of a function that needs no statement."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Script[T]:
+        return function(*args, **kwargs)
+        yield  # type: ignore[unreachable] # makes it a script
+
+    return wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a script; there is nothing to wait for."""
+
+    script: Callable[[], Script[Any]]
+
+    def run(self) -> Any:
+        """Return what the script returns."""
+        return drive(self.script(), _no_statement)
+
+    async def arun(self) -> Any:
+        """Return what the script returns."""
+        return self.run()
+
+
+def _no_statement(statement: object) -> list[Any]:
+    raise AssertionError(f"memory takes no statement, got {statement!r}")
+
+
+class MemoryTables:
+    """The dictionaries of an InMemorySaver, whose layout this module alone knows.
+
+    They are read by copying their items, which no other thread can interrupt.
+    """
+
+    name = "InMemorySaver"
+    advice = "Nothing to do: the memory is free."
+
+    def __init__(self, saver: Any) -> None:
+        self.saver = saver
+
+    def transaction(self, script: Callable[[], Script[Any]], *, reading: bool = False) -> Effect:  # noqa: ARG002 - memory has no transactions
+        """Return the effect that runs a script."""
+        return Run(script)
+
+    @script
+    def threads(self, after: str, limit: int) -> list[str]:
+        """Return the ids of the next threads, ascending."""
+        return sorted(str(t) for t in list(self.saver.storage) if str(t) > after)[:limit]
+
+    @script
+    def contents(self, thread_id: str) -> Contents:
+        """Read what is stored of a thread."""
+        writes = {
+            (ns, checkpoint_id): Tally(
+                len(found), sum(len(value[1]) for _, _, value, _ in list(found.values()))
+            )
+            for (thread, ns, checkpoint_id), found in list(self.saver.writes.items())
+            if thread == thread_id and found
+        }
+        checkpoints = []
+        namespaces = self.saver.storage.get(thread_id) or {}
+        for ns, stored in list(namespaces.items()):
+            for checkpoint_id, (checkpoint, metadata, parent) in list(stored.items()):
+                loaded = self.saver.serde.loads_typed(checkpoint)
+                tally = writes.pop((ns, checkpoint_id), Tally())
+                checkpoints.append(
+                    SavedCheckpoint(
+                        ns=ns,
+                        id=checkpoint_id,
+                        parent=parent,
+                        at=moment(loaded.get("ts"), checkpoint_id),
+                        metadata=self.saver.serde.loads_typed(metadata),
+                        v=int(loaded.get("v", 4)),
+                        bytes=len(checkpoint[1]) + len(metadata[1]),
+                        writes=tally.rows,
+                        write_bytes=tally.bytes,
+                        versions=loaded.get("channel_versions", {}),
+                    )
+                )
+        return Contents(checkpoints, writes)
+
+    @script
+    def blobs(self, thread_id: str) -> list[Blob]:
+        """Return the values stored apart."""
+        return [
+            Blob(ns, channel, version, len(value[1]))
+            for (thread, ns, channel, version), value in list(self.saver.blobs.items())
+            if thread == thread_id
+        ]
+
+    @script
+    def channels(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> dict[str, ChannelFacts]:
+        """Return per checkpoint what is known of these channels."""
+        found = {}
+        for checkpoint_id in ids:
+            versions = {
+                name: version
+                for name, version in self._versions(thread_id, ns, checkpoint_id).items()
+                if name in names
+            }
+            stored = (
+                name
+                for name, version in versions.items()
+                if self.saver.blobs.get((thread_id, ns, name, version), ("empty",))[0] != "empty"
+            )
+            found[checkpoint_id] = ChannelFacts(versions, frozenset(stored))
+        return found
+
+    def _versions(self, thread_id: str, ns: str, checkpoint_id: str) -> dict[str, Any]:
+        checkpoint, _, _ = self.saver.storage[thread_id][ns][checkpoint_id]
+        versions: dict[str, Any] = self.saver.serde.loads_typed(checkpoint)["channel_versions"]
+        return versions
+
+    @script
+    def values(
+        self, thread_id: str, ns: str, checkpoint_id: str, names: Collection[str]
+    ) -> dict[str, Any]:
+        """Return the values that are stored at a checkpoint."""
+        versions = self._versions(thread_id, ns, checkpoint_id)
+        return {
+            name: self.saver.serde.loads_typed(
+                self.saver.blobs[thread_id, ns, name, versions[name]]
+            )
+            for name in names
+        }
+
+    @script
+    def writes(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> dict[str, list[StoredWrite]]:
+        """Return per checkpoint its writes to these channels, in their order."""
+        return grouped(
+            (checkpoint_id, StoredWrite(path, task_id, idx, channel, *value))
+            for checkpoint_id in ids
+            for (task_id, idx), (_, channel, value, path) in list(
+                self.saver.writes.get((thread_id, ns, checkpoint_id), {}).items()
+            )
+            if channel in names
+        )
+
+    @script
+    def put_values(
+        self,
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str,  # noqa: ARG002 - it finds them by their versions
+        values: Mapping[str, tuple[Any, Any]],
+    ) -> None:
+        """Store values at a checkpoint, each with the version of its channel."""
+        for name, (version, value) in values.items():
+            self.saver.blobs[thread_id, ns, name, version] = self.saver.serde.dumps_typed(value)
+
+    @script
+    def put_checkpoint(
+        self, thread_id: str, ns: str, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> None:
+        """Store a checkpoint that continues none and holds no values."""
+        dumps = self.saver.serde.dumps_typed
+        stored = {name: value for name, value in checkpoint.items() if name != "channel_values"}
+        self.saver.storage[thread_id][ns][checkpoint["id"]] = (dumps(stored), dumps(metadata), None)
+
+    @script
+    def put_writes(
+        self, thread_id: str, ns: str, checkpoint_id: str, writes: Sequence[StoredWrite]
+    ) -> None:
+        """Add writes to a checkpoint."""
+        for write in writes:
+            self.saver.writes[thread_id, ns, checkpoint_id][write.task_id, write.idx] = (
+                write.task_id,
+                write.channel,
+                (write.type, write.value),
+                write.task_path,
+            )
+
+    @script
+    def relink(self, thread_id: str, parents: Mapping[Key, str | None]) -> None:
+        """Let checkpoints continue others."""
+        for (ns, checkpoint_id), parent in parents.items():
+            stored = self.saver.storage[thread_id][ns]
+            checkpoint, metadata, _ = stored[checkpoint_id]
+            stored[checkpoint_id] = (checkpoint, metadata, parent)
+
+    @script
+    def remove(self, thread_id: str, keys: Sequence[Key]) -> None:
+        """Remove checkpoints with their writes."""
+        for ns, checkpoint_id in keys:
+            namespaces = self.saver.storage[thread_id]
+            namespaces[ns].pop(checkpoint_id, None)
+            if ns and not namespaces[ns]:
+                del namespaces[ns]
+            self.saver.writes.pop((thread_id, ns, checkpoint_id), None)
+
+    @script
+    def remove_writes(self, thread_id: str, keys: Sequence[Key]) -> None:
+        """Remove the writes under these ids."""
+        for ns, checkpoint_id in keys:
+            self.saver.writes.pop((thread_id, ns, checkpoint_id), None)
+
+    @script
+    def remove_blobs(self, thread_id: str, blobs: Sequence[Blob]) -> None:
+        """Remove values stored apart."""
+        for ns, channel, version, _ in blobs:
+            self.saver.blobs.pop((thread_id, ns, channel, version), None)

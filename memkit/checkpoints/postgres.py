@@ -1,0 +1,298 @@
+"""Checkpoints in Postgres: the three tables of PostgresSaver and AsyncPostgresSaver."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from memkit.checkpoints.backend import (
+    AsyncExecute,
+    ChannelFacts,
+    Contents,
+    Execute,
+    Script,
+    Statement,
+    StoredWrite,
+    Tally,
+    Transaction,
+    by_namespace,
+    grouped,
+)
+from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
+from memkit.checkpoints.times import moment
+from memkit.effects import Effect
+
+# An arbitrary number that keeps these advisory locks apart from those of others.
+_LOCK_SEED = 20_261_123
+
+_THREADS = """
+SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > %s ORDER BY thread_id LIMIT %s
+"""
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))"
+_CHECKPOINTS = """
+SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+       checkpoint ->> 'ts' AS ts, checkpoint ->> 'v' AS v, metadata,
+       checkpoint -> 'channel_versions' AS versions,
+       (pg_column_size(checkpoint) + pg_column_size(metadata))::bigint AS bytes
+FROM checkpoints WHERE thread_id = %s
+"""
+_WRITES_PER_CHECKPOINT = """
+SELECT checkpoint_ns, checkpoint_id, count(*) AS rows, sum(pg_column_size(blob))::bigint AS bytes
+FROM checkpoint_writes WHERE thread_id = %s GROUP BY checkpoint_ns, checkpoint_id
+"""
+_BLOBS = """
+SELECT checkpoint_ns, channel, version, coalesce(pg_column_size(blob), 0)::bigint AS bytes
+FROM checkpoint_blobs WHERE thread_id = %s
+"""
+# A value is at a checkpoint when there is a blob for its version, or when it is in the row itself.
+_CHANNELS = """
+SELECT c.checkpoint_id, v.key AS channel, v.value AS version,
+       (c.checkpoint -> 'channel_values') ? v.key OR EXISTS (
+           SELECT FROM checkpoint_blobs b
+           WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+             AND b.channel = v.key AND b.version = v.value AND b.type <> 'empty'
+       ) AS stored
+FROM checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+WHERE c.thread_id = %s AND c.checkpoint_ns = %s AND c.checkpoint_id = ANY(%s) AND v.key = ANY(%s)
+"""
+_VALUES = """
+SELECT v.key AS channel, b.type, b.blob, c.checkpoint -> 'channel_values' -> v.key AS inline
+FROM checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+LEFT JOIN checkpoint_blobs b
+  ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+ AND b.channel = v.key AND b.version = v.value AND b.type <> 'empty'
+WHERE c.thread_id = %s AND c.checkpoint_ns = %s AND c.checkpoint_id = %s AND v.key = ANY(%s)
+"""
+_WRITES = """
+SELECT checkpoint_id, task_path, task_id, idx, channel, type, blob FROM checkpoint_writes
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s) AND channel = ANY(%s)
+"""
+_PUT_BLOB = """
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (thread_id, checkpoint_ns, channel, version)
+DO UPDATE SET type = EXCLUDED.type, blob = EXCLUDED.blob WHERE checkpoint_blobs.type = 'empty'
+"""
+# What LangGraph leaves in the row beside a snapshot.
+_MARK = """
+UPDATE checkpoints SET checkpoint = jsonb_set(
+    checkpoint, '{channel_values}',
+    coalesce(checkpoint -> 'channel_values', '{}') || jsonb_build_object(%s::text, true))
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = %s
+"""
+_PUT_WRITE = """
+INSERT INTO checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_path, task_id, idx, channel, type, blob)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
+    task_path = EXCLUDED.task_path, channel = EXCLUDED.channel,
+    type = EXCLUDED.type, blob = EXCLUDED.blob
+"""
+_RELINK = """
+UPDATE checkpoints SET parent_checkpoint_id = %s
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = %s
+"""
+_REMOVE = """
+DELETE FROM checkpoints
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s)
+"""
+_REMOVE_WRITES = """
+DELETE FROM checkpoint_writes
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s)
+"""
+_PUT_CHECKPOINT = """
+INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)
+VALUES (%s, %s, %s, %s::jsonb, %s::jsonb)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO NOTHING
+"""
+_REMOVE_BLOBS = """
+DELETE FROM checkpoint_blobs
+WHERE thread_id = %s AND checkpoint_ns = %s AND channel = %s AND version = ANY(%s)
+"""
+
+
+class PostgresTables:
+    """The tables of a PostgresSaver or AsyncPostgresSaver, on its own connection."""
+
+    advice = (
+        "Autovacuum makes the room usable again; VACUUM (ANALYZE) checkpoints, checkpoint_blobs, "
+        "checkpoint_writes does so at once. The files shrink by VACUUM FULL, which locks the "
+        "tables while it runs, or by pg_repack, which does not."
+    )
+
+    def __init__(self, saver: Any, *, asynchronous: bool) -> None:
+        self.saver = saver
+        self.name = type(saver).__name__
+        self.asynchronous = asynchronous
+
+    def transaction(self, script: Callable[[], Script[Any]], *, reading: bool = False) -> Effect:  # noqa: ARG002 - both are the same here
+        """Return the effect that runs a script in one transaction."""
+        if self.asynchronous:
+            return Transaction(script, None, self._abegin)
+        return Transaction(script, self._begin)
+
+    # `_cursor` is private, and is all there is: it holds the saver's lock and takes a connection
+    # from its pool. Statements are unprepared: a plan that knows its arrays looks rows up by key.
+    @contextmanager
+    def _begin(self) -> Iterator[Execute]:
+        with self.saver._cursor() as cursor:
+            if self.saver.pipe:
+                self.saver.pipe.sync()  # else the transaction takes in what ran since the last one
+
+            def execute(statement: Statement) -> list[Any]:
+                if statement.many:
+                    cursor.executemany(statement.sql, statement.params)
+                else:
+                    cursor.execute(statement.sql, statement.params, prepare=False)
+                return list(cursor.fetchall()) if statement.fetch else []
+
+            with cursor.connection.transaction():
+                yield execute
+
+    @asynccontextmanager
+    async def _abegin(self) -> AsyncIterator[AsyncExecute]:
+        async with self.saver._cursor() as cursor:
+            if self.saver.pipe:
+                await self.saver.pipe.sync()
+
+            async def execute(statement: Statement) -> list[Any]:
+                if statement.many:
+                    await cursor.executemany(statement.sql, statement.params)
+                else:
+                    await cursor.execute(statement.sql, statement.params, prepare=False)
+                return list(await cursor.fetchall()) if statement.fetch else []
+
+            async with cursor.connection.transaction():
+                yield execute
+
+    def threads(self, after: str, limit: int) -> Script[list[str]]:
+        """Return the ids of the next threads, ascending."""
+        rows = yield Statement(_THREADS, (after, limit))
+        return [row["thread_id"] for row in rows]
+
+    def contents(self, thread_id: str) -> Script[Contents]:
+        """Read what is stored of a thread, and shut out other prunings of it."""
+        yield Statement(_LOCK, (thread_id, _LOCK_SEED), fetch=False)
+        rows = yield Statement(_CHECKPOINTS, (thread_id,))
+        counted = yield Statement(_WRITES_PER_CHECKPOINT, (thread_id,))
+        writes = {
+            (row["checkpoint_ns"], row["checkpoint_id"]): Tally(row["rows"], row["bytes"])
+            for row in counted
+        }
+        checkpoints = []
+        for row in rows:
+            tally = writes.pop((row["checkpoint_ns"], row["checkpoint_id"]), Tally())
+            checkpoints.append(
+                SavedCheckpoint(
+                    ns=row["checkpoint_ns"],
+                    id=row["checkpoint_id"],
+                    parent=row["parent_checkpoint_id"],
+                    at=moment(row["ts"], row["checkpoint_id"]),
+                    metadata=row["metadata"],
+                    v=int(row["v"] or 4),
+                    bytes=row["bytes"],
+                    writes=tally.rows,
+                    write_bytes=tally.bytes,
+                    versions=row["versions"] or {},
+                )
+            )
+        return Contents(checkpoints, writes)
+
+    def blobs(self, thread_id: str) -> Script[list[Blob]]:
+        """Return the values stored apart."""
+        rows = yield Statement(_BLOBS, (thread_id,))
+        return [
+            Blob(row["checkpoint_ns"], row["channel"], row["version"], row["bytes"]) for row in rows
+        ]
+
+    def channels(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> Script[dict[str, ChannelFacts]]:
+        """Return per checkpoint what is known of these channels."""
+        rows = yield Statement(_CHANNELS, (thread_id, ns, list(ids), list(names)))
+        versions: dict[str, dict[str, Any]] = {checkpoint_id: {} for checkpoint_id in ids}
+        stored: dict[str, set[str]] = {checkpoint_id: set() for checkpoint_id in ids}
+        for row in rows:
+            versions[row["checkpoint_id"]][row["channel"]] = row["version"]
+            if row["stored"]:
+                stored[row["checkpoint_id"]].add(row["channel"])
+        return {i: ChannelFacts(versions[i], frozenset(stored[i])) for i in ids}
+
+    def values(
+        self, thread_id: str, ns: str, checkpoint_id: str, names: Collection[str]
+    ) -> Script[dict[str, Any]]:
+        """Return the values that are stored at a checkpoint."""
+        rows = yield Statement(_VALUES, (thread_id, ns, checkpoint_id, list(names)))
+        return {
+            row["channel"]: row["inline"]
+            if row["type"] is None
+            else self.saver.serde.loads_typed((row["type"], row["blob"]))
+            for row in rows
+        }
+
+    def writes(
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+    ) -> Script[dict[str, list[StoredWrite]]]:
+        """Return per checkpoint its writes to these channels, in their order."""
+        rows = yield Statement(_WRITES, (thread_id, ns, list(ids), list(names)))
+        return grouped(
+            (
+                row["checkpoint_id"],
+                StoredWrite(
+                    row["task_path"],
+                    row["task_id"],
+                    row["idx"],
+                    row["channel"],
+                    row["type"],
+                    row["blob"],
+                ),
+            )
+            for row in rows
+        )
+
+    def put_values(
+        self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]
+    ) -> Script[None]:
+        """Store values at a checkpoint, each with the version of its channel."""
+        for name, (version, value) in values.items():
+            blob = (thread_id, ns, name, version, *self.saver.serde.dumps_typed(value))
+            yield Statement(_PUT_BLOB, blob, fetch=False)
+            yield Statement(_MARK, (name, thread_id, ns, checkpoint_id), fetch=False)
+
+    def put_checkpoint(
+        self, thread_id: str, ns: str, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> Script[None]:
+        """Store a checkpoint that continues none and holds no values."""
+        row = (thread_id, ns, checkpoint["id"], json.dumps(checkpoint), json.dumps(metadata))
+        yield Statement(_PUT_CHECKPOINT, row, fetch=False)
+
+    def put_writes(
+        self, thread_id: str, ns: str, checkpoint_id: str, writes: Sequence[StoredWrite]
+    ) -> Script[None]:
+        """Add writes to a checkpoint."""
+        rows = [(thread_id, ns, checkpoint_id, *write) for write in writes]
+        yield Statement(_PUT_WRITE, rows, fetch=False, many=True)
+
+    def relink(self, thread_id: str, parents: Mapping[Key, str | None]) -> Script[None]:
+        """Let checkpoints continue others."""
+        rows = [(parent, thread_id, *key) for key, parent in parents.items()]
+        yield Statement(_RELINK, rows, fetch=False, many=True)
+
+    def remove(self, thread_id: str, keys: Sequence[Key]) -> Script[None]:
+        """Remove checkpoints with their writes."""
+        yield from self.remove_writes(thread_id, keys)
+        for ns, ids in by_namespace(keys).items():
+            yield Statement(_REMOVE, (thread_id, ns, ids), fetch=False)
+
+    def remove_writes(self, thread_id: str, keys: Sequence[Key]) -> Script[None]:
+        """Remove the writes under these ids."""
+        for ns, ids in by_namespace(keys).items():
+            yield Statement(_REMOVE_WRITES, (thread_id, ns, ids), fetch=False)
+
+    def remove_blobs(self, thread_id: str, blobs: Sequence[Blob]) -> Script[None]:
+        """Remove values stored apart."""
+        versions: dict[Key, list[str]] = {}
+        for ns, channel, version, _ in blobs:
+            versions.setdefault((ns, channel), []).append(version)
+        for (ns, channel), of_channel in versions.items():
+            yield Statement(_REMOVE_BLOBS, (thread_id, ns, channel, of_channel), fetch=False)
