@@ -2,8 +2,10 @@
 
 `python -m tests.crash points DSN`: the same turn over and over, killed at its first, second, third
 event (a statement of SQL, an effect, a checkpoint), and then taken up again in one of the ways in
-which that happens. `python -m tests.crash race DSN`: eight workers tell facts of one user. Each job
-runs in a fork of a process that has no connection and no thread. Prints JSON.
+which that happens. `python -m tests.crash race DSN`: eight workers tell facts of one user.
+`python -m tests.crash erase DSN`: a person is erased, by a process that dies at its first, seventh,
+thirteenth event. Each job runs in a fork of a process that has no connection and no thread. Prints
+JSON.
 """
 
 import json
@@ -11,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,6 +24,7 @@ from langgraph.graph import START, StateGraph
 
 from memkit import FactExtractor, MemoryState, SemanticStore, effects
 from memkit.factbook import FactBook
+from memkit.privacy import erase_user
 from tests.fakes import HashEmbeddings
 from tests.graphs import config, said
 from tests.scripted import ScriptedModel, facts_reply
@@ -47,15 +51,23 @@ def model() -> ScriptedModel:
 def with_graph(
     dsn: str, extractor: FactExtractor, job: Callable[[Any, SemanticStore], None]
 ) -> None:
+    with_saver(dsn, lambda graph, store, _: job(graph, store), extractor)
+
+
+def with_saver(
+    dsn: str,
+    job: Callable[[Any, SemanticStore, PostgresSaver], None],
+    extractor: FactExtractor | None = None,
+) -> None:
     embed = HashEmbeddings()
     with (
         PostgresSaver.from_conn_string(dsn) as saver,
         SemanticStore.open(dsn, embed=embed, dims=embed.dims) as store,
     ):
         builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
-        builder.add_node("remember", extractor)
+        builder.add_node("remember", extractor or FactExtractor(None))
         builder.add_edge(START, "remember")
-        job(builder.compile(checkpointer=saver, store=store), store)
+        job(builder.compile(checkpointer=saver, store=store), store, saver)
 
 
 def message() -> Any:
@@ -169,5 +181,48 @@ def race(dsn: str) -> None:
     print(json.dumps(codes))  # noqa: T201 - the answer
 
 
+ERASED, KEPT = "ann@example.com", "bob@example.com"
+
+
+def erase(dsn: str, step: int = 6) -> None:
+    results = []
+    for point in count(1, step):
+
+        def talk(graph: Any, _: Any) -> None:
+            for user in (ERASED, KEPT):
+                for n in range(2):
+                    text = f"I live at {n + 1} Linden Street in Kiel, {user[:3]}."
+                    message = said(text, "05-01", id="m")
+                    graph.invoke({"messages": [message]}, config(f"{user} {n}", user))
+
+        def erase_it(_: Any, store: Any, saver: Any) -> None:
+            erase_user(store, saver, ERASED)
+
+        def look(graph: Any, store: Any, saver: Any) -> None:
+            report = erase_user(store, saver, ERASED)
+            if not report.is_complete:
+                raise AssertionError(str(report))
+            for n in range(2):
+                values = graph.get_state(config(f"{KEPT} {n}", KEPT)).values
+                if len(values["messages"]) != 1:
+                    raise AssertionError(values)
+                graph.invoke(None, config(f"{KEPT} {n}", KEPT))
+            if not store.search(("users", "bob@example%2Ecom", "facts")):
+                raise AssertionError("the facts of another are gone")
+
+        forked(partial(with_graph, dsn, FactExtractor(None), talk))
+
+        def first(point: int = point, erase_it: Any = erase_it) -> None:
+            kill_at(point)
+            with_saver(dsn, erase_it)
+
+        killed = forked(first)
+        forked(partial(with_saver, dsn, look))
+        results.append(killed)
+        if not killed:
+            break
+    print(json.dumps(results))  # noqa: T201 - the answer
+
+
 if __name__ == "__main__":
-    {"points": points, "race": race}[sys.argv[1]](sys.argv[2])
+    {"points": points, "race": race, "erase": erase}[sys.argv[1]](sys.argv[2])

@@ -95,7 +95,7 @@ def prune(
 
     Cost: Per thread and batch one transaction with a handful of statements.
     """
-    backend = _backend(saver, asynchronous=False)
+    backend = tables_of(saver, asynchronous=False)
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -128,7 +128,7 @@ async def aprune(
     now: datetime | None = None,
 ) -> PruneReport:
     """Do what `prune` does without blocking the event loop; it takes async savers too."""
-    backend = _backend(saver, asynchronous=True)
+    backend = tables_of(saver, asynchronous=True)
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -154,7 +154,8 @@ _SAVERS: tuple[tuple[str, str, Any, bool], ...] = (
 )
 
 
-def _backend(saver: Any, *, asynchronous: bool) -> Backend:
+def tables_of(saver: Any, *, asynchronous: bool) -> Backend:
+    """Return the tables of a saver; async ones are for functions that run on an event loop."""
     if isinstance(saver, InMemorySaver):
         return MemoryTables(saver)
     for module, name, tables, needs_loop in _SAVERS:

@@ -34,6 +34,7 @@ from psycopg.rows import tuple_row
 from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, pool_size, translated
+from memkit.db.traces import Found, search
 from memkit.effects import Body, EmbedTexts, PutIf, arun, run
 from memkit.errors import ConfigError, VersionConflict
 from memkit.store import meta, reads, tenants, writes
@@ -820,6 +821,26 @@ class SemanticStore(BaseStore):
         """Do what `erase` does without blocking the event loop."""
         return await self._database.in_thread(partial(self.erase, namespace, dry_run=dry_run))
 
+    def find_text(self, texts: Sequence[str]) -> list[Found]:
+        """Find texts in every table of the database that the store can see.
+
+        Args:
+            texts: What to look for.
+
+        Returns:
+            For each table, column and text that it holds how many rows do.
+
+        Cost:
+            A scan of every table per text.
+        """
+        return self._database.run(self._named(partial(_found, texts), tenants.ALL))
+
+    async def afind_text(self, texts: Sequence[str]) -> list[Found]:
+        """Do what `find_text` does without blocking the event loop."""
+        return await self._database.in_thread(self.find_text, texts)
+
+    # Time to live
+
     def sweep_ttl(self) -> int:
         """Delete what has expired and the versions no longer kept; return how many items expired.
 
@@ -856,6 +877,18 @@ class SemanticStore(BaseStore):
             Whether it has stopped.
         """
         return self._sweeper.stop(timeout)
+
+
+def _found(texts: Sequence[str], connection: Connection) -> list[Found]:
+    searching = search(texts)
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        try:
+            query = next(searching)
+            while True:
+                rows = cursor.execute(query.sql.encode(), query.params, prepare=False).fetchall()
+                query = searching.send(rows)
+        except StopIteration as stop:
+            return list(stop.value)
 
 
 def _enough(
