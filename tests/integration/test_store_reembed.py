@@ -78,7 +78,9 @@ def finds(store: SemanticStore, number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "new", [Named("new"), Named("new", OLD_DIMS), Named("old", NEW_DIMS)], ids=str
+    "new",
+    [Named("new"), Named("new", OLD_DIMS), Named("old", NEW_DIMS)],
+    ids=["both", "of another model", "of another length"],
 )
 def test_a_move_and_its_end(dsn: str, new: Named) -> None:
     fill(dsn, old())
