@@ -136,10 +136,15 @@ NOTHING = Tally()
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is stored of one thread: its checkpoints, and writes under ids that have none."""
+    """What is stored of one thread: its checkpoints, and writes under ids that have none.
+
+    They are read in the opposite order, values first: what a writer stores with a checkpoint in
+    between is then not taken for that of no checkpoint.
+    """
 
     checkpoints: list[SavedCheckpoint]
     orphan_writes: dict[Key, Tally]
+    blobs: list[Blob] = field(default_factory=list)
 
 
 class Backend(Protocol):
@@ -165,9 +170,6 @@ class Backend(Protocol):
 
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread, and shut out other prunings of it."""
-
-    def blobs(self, thread_id: str) -> Script[list[Blob]]:
-        """Return the values stored apart."""
 
     def channels(
         self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]

@@ -76,6 +76,11 @@ class MemoryTables:
     @script
     def contents(self, thread_id: str) -> Contents:
         """Read what is stored of a thread."""
+        blobs = [
+            Blob(ns, channel, version, len(value[1]))
+            for (thread, ns, channel, version), value in list(self.saver.blobs.items())
+            if thread == thread_id
+        ]
         writes = {
             (ns, checkpoint_id): Tally(
                 len(found), sum(len(value[1]) for _, _, value, _ in list(found.values()))
@@ -103,16 +108,7 @@ class MemoryTables:
                         versions=loaded.get("channel_versions", {}),
                     )
                 )
-        return Contents(checkpoints, writes)
-
-    @script
-    def blobs(self, thread_id: str) -> list[Blob]:
-        """Return the values stored apart."""
-        return [
-            Blob(ns, channel, version, len(value[1]))
-            for (thread, ns, channel, version), value in list(self.saver.blobs.items())
-            if thread == thread_id
-        ]
+        return Contents(checkpoints, writes, blobs)
 
     @script
     def channels(

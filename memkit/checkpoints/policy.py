@@ -324,6 +324,7 @@ def unreferenced(
     used: set[tuple[str, str, str]] = set()
     newest: dict[tuple[str, str], str] = {}
     for checkpoint in kept:
+        newest.setdefault((checkpoint.ns, ""), "")
         for key in references(checkpoint):
             used.add(key)
             ns, channel, version = key

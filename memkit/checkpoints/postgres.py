@@ -173,8 +173,13 @@ class PostgresTables:
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread, and shut out other prunings of it."""
         yield Statement(_LOCK, (thread_id, _LOCK_SEED), fetch=False)
-        rows = yield Statement(_CHECKPOINTS, (thread_id,))
+        found = yield Statement(_BLOBS, (thread_id,))
         counted = yield Statement(_WRITES_PER_CHECKPOINT, (thread_id,))
+        rows = yield Statement(_CHECKPOINTS, (thread_id,))
+        blobs = [
+            Blob(row["checkpoint_ns"], row["channel"], row["version"], row["bytes"])
+            for row in found
+        ]
         writes = {
             (row["checkpoint_ns"], row["checkpoint_id"]): Tally(row["rows"], row["bytes"])
             for row in counted
@@ -196,14 +201,7 @@ class PostgresTables:
                     versions=row["versions"] or {},
                 )
             )
-        return Contents(checkpoints, writes)
-
-    def blobs(self, thread_id: str) -> Script[list[Blob]]:
-        """Return the values stored apart."""
-        rows = yield Statement(_BLOBS, (thread_id,))
-        return [
-            Blob(row["checkpoint_ns"], row["channel"], row["version"], row["bytes"]) for row in rows
-        ]
+        return Contents(checkpoints, writes, blobs)
 
     def channels(
         self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]

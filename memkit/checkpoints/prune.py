@@ -375,14 +375,13 @@ class _Job:
             plan: What is to go, where that is decided; it was prepared a moment ago.
         """
         contents = yield from self.tables.contents(thread_id)
-        blobs = yield from self.tables.blobs(thread_id)
         thread = Thread(contents.checkpoints)
         history = History(self.tables, thread_id, thread, self.specs)
-        read = _Read(thread, history, contents.orphan_writes, blobs)
+        read = _Read(thread, history, contents.orphan_writes, contents.blobs)
         outcome = _Outcome()
         if plan is None:
             orphans = sum(tally.bytes for tally in contents.orphan_writes.values())
-            stays = decide(thread, self.retention, self.now, blobs, orphans)
+            stays = decide(thread, self.retention, self.now, contents.blobs, orphans)
             plan = _Plan(tuple(c.key for c in order_of_removal(thread, stays)))
             outcome.kept.update(stays.values())
             yield from self._prepare(history, plan, outcome)

@@ -170,11 +170,6 @@ class SqliteTables:
         checkpoint: dict[str, Any] = self.saver.serde.loads_typed(tuple(rows[0]))
         return checkpoint
 
-    def blobs(self, thread_id: str) -> Script[list[Blob]]:
-        """Return the values stored apart: none, they are in the rows."""
-        return []
-        yield thread_id  # type: ignore[unreachable] # makes it a script
-
     def channels(
         self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
     ) -> Script[dict[str, ChannelFacts]]:
