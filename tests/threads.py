@@ -32,8 +32,8 @@ def tree(
         overwrites: Whether a node replaces `said` now and then.
         delta: Whether there are DeltaChannels at all.
     """
-    often = DeltaChannel(join, snapshot_frequency=frequency) if delta else operator.add
-    seldom = DeltaChannel(join, snapshot_frequency=10_000) if delta else operator.add
+    often: Any = DeltaChannel(join, snapshot_frequency=frequency) if delta else operator.add
+    seldom: Any = DeltaChannel(join, snapshot_frequency=10_000) if delta else operator.add
 
     class State(TypedDict, total=False):
         log: Annotated[list[str], operator.add]

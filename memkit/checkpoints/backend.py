@@ -194,7 +194,7 @@ class Backend(Protocol):
     def put_checkpoint(
         self, thread_id: str, ns: str, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> Script[None]:
-        """Store a checkpoint that continues none and holds no values."""
+        """Store a checkpoint that continues none and holds no values, or change its metadata."""
 
     def put_writes(
         self, thread_id: str, ns: str, checkpoint_id: str, writes: Sequence[StoredWrite]

@@ -221,26 +221,37 @@ def is_seed(write: StoredWrite) -> bool:
     return write.task_path.startswith(MOVED) and write.task_path.endswith(_SEED)
 
 
-def carrier_of(
-    thread_id: str, checkpoint: SavedCheckpoint
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the empty checkpoint that carries the writes for another, and its metadata.
+def carrier_for(thread_id: str, checkpoint: SavedCheckpoint) -> SavedCheckpoint:
+    """Return the empty checkpoint that carries the writes for another, in place of its parent.
 
     Its id sorts before all that LangGraph gives, so it is never the latest, and is the same
     whenever it is made again.
     """
     digest = stable_key(thread_id, *checkpoint.key)[:16]
-    made = {
+    return SavedCheckpoint(
+        ns=checkpoint.ns,
+        id=f"00000000-0000-0000-{digest[:4]}-{digest[4:]}",
+        at=checkpoint.at,
+        metadata={
+            "source": "update",
+            "step": -2,
+            "parents": checkpoint.metadata.get("parents") or {},
+            CARRIER: checkpoint.parent or True,
+        },
+    )
+
+
+def stored_form(carrier: SavedCheckpoint) -> dict[str, Any]:
+    """Return a carrier as a saver stores it."""
+    return {
         "v": 4,
-        "ts": (checkpoint.at or datetime.now(UTC)).isoformat(),
-        "id": f"00000000-0000-0000-{digest[:4]}-{digest[4:]}",
+        "ts": (carrier.at or datetime.now(UTC)).isoformat(),
+        "id": carrier.id,
         "channel_values": {},
         "channel_versions": {},
         "versions_seen": {},
         "updated_channels": None,
     }
-    parents = checkpoint.metadata.get("parents") or {}
-    return made, {"source": "update", "step": -2, "parents": parents, CARRIER: True}
 
 
 def _placed(write: StoredWrite, at: int) -> StoredWrite:

@@ -20,7 +20,8 @@ Reason = Literal[
     "last", "young", "unmatched", "pinned", "pending", "running", "subgraph", "replay", "budget"
 ]
 PINNED = "pinned"
-# In the metadata of checkpoints that pruning makes, to hold the writes that one behind them needs.
+# In the metadata of checkpoints that pruning makes, to hold the writes that one behind them needs;
+# its value is the id of the checkpoint in whose place they came, as long as that is there.
 CARRIER = "memkit_carrier"
 IN_FLIGHT = timedelta(minutes=1)
 
@@ -104,8 +105,9 @@ class Thread:
 
     @cached_property
     def with_children(self) -> set[Key]:
-        """What some checkpoint continues."""
-        return {(c.ns, c.parent) for c in self.all if c.parent is not None}
+        """What some checkpoint continues, or did before a carrier came in between."""
+        links = {(c.ns, c.parent) for c in self.all if c.parent is not None}
+        return links | {(c.ns, str(c.metadata[CARRIER])) for c in self.all if c.is_carrier}
 
     @cached_property
     def stateful(self) -> dict[str, list[str]]:

@@ -103,7 +103,8 @@ WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s)
 _PUT_CHECKPOINT = """
 INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)
 VALUES (%s, %s, %s, %s::jsonb, %s::jsonb)
-ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO NOTHING
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET
+    checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
 """
 _REMOVE_BLOBS = """
 DELETE FROM checkpoint_blobs

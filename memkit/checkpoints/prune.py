@@ -4,7 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memkit.checkpoints.backend import NOTHING, Backend, Pause, Script, Tally
-from memkit.checkpoints.delta import History, Specs, carrier_of, path_of, specs_of
+from memkit.checkpoints.delta import History, Specs, carrier_for, path_of, specs_of, stored_form
 from memkit.checkpoints.memory import MemoryTables
 from memkit.checkpoints.policy import (
+    CARRIER,
     Blob,
     Key,
     Reason,
@@ -420,14 +421,18 @@ class _Job:
                     yield from self.tables.put_values(thread_id, edge.ns, edge.id, values)
             if missing - known:
                 writes = yield from history.carried(edge, missing - known)
-                carrier, metadata = carrier_of(thread_id, edge)
+                carrier = carrier_for(thread_id, edge)
                 size = sum(len(write.value) for write in writes)
                 outcome.added = outcome.added.plus(1 + len(writes), size)
                 if not self.dry_run:
-                    yield from self.tables.put_checkpoint(thread_id, edge.ns, carrier, metadata)
-                    yield from self.tables.put_writes(thread_id, edge.ns, carrier["id"], writes)
-                    yield from self.tables.relink(thread_id, {edge.key: carrier["id"]})
+                    yield from self._put(thread_id, carrier)
+                    yield from self.tables.put_writes(thread_id, edge.ns, carrier.id, writes)
+                    yield from self.tables.relink(thread_id, {edge.key: carrier.id})
             outcome.wait = outcome.wait or bool(missing and not self.dry_run)
+
+    def _put(self, thread_id: str, carrier: SavedCheckpoint) -> Script[None]:
+        form = stored_form(carrier)
+        yield from self.tables.put_checkpoint(thread_id, carrier.ns, form, carrier.metadata)
 
     def _remove_batch(self, read: _Read, plan: _Plan, outcome: _Outcome) -> Script[None]:
         """Remove the next of what is planned, unless somebody has come to need it."""
@@ -475,6 +480,12 @@ class _Job:
             if (checkpoint.ns, checkpoint.parent or "") in keys:
                 ancestor = nearest(thread, checkpoint, lambda key: key not in keys)
                 parents[checkpoint.key] = None if ancestor is None else ancestor.id
+            replaced = thread.by_key.get((checkpoint.ns, str(checkpoint.metadata.get(CARRIER))))
+            if replaced is not None and replaced.key in keys:
+                ancestor = nearest(thread, replaced, lambda key: key not in keys)
+                stands_for = {CARRIER: True if ancestor is None else ancestor.id}
+                metadata = {**checkpoint.metadata, **stands_for}
+                yield from self._put(thread_id, replace(checkpoint, metadata=metadata))
         if parents:
             yield from self.tables.relink(thread_id, parents)
         if keys:

@@ -65,7 +65,7 @@ _REMOVE_WRITES = """
 DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 _ADD_CHECKPOINT = """
-INSERT OR IGNORE INTO checkpoints
+INSERT OR REPLACE INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata)
 VALUES (?, ?, ?, ?, ?, ?)
 """

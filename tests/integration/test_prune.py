@@ -123,7 +123,7 @@ def test_only_what_has_the_metadata_goes(saver: Any) -> None:
 
 
 def test_a_run_can_be_pinned_by_its_metadata(saver: Any) -> None:
-    graph = tree().compile(checkpointer=saver)
+    graph: Any = tree().compile(checkpointer=saver)
     talk(graph, turns=1)
     graph.invoke({"said": ["in"]}, {**config(), "metadata": {"pinned": True}})
     pinned = [
@@ -210,7 +210,7 @@ def test_with_its_graph_a_delta_thread_gets_snapshots(saver: Any) -> None:
     talk(graph)
     report = checkpoints.prune(saver, keep_last=2, graph=graph)
     assert len(list(saver.list(config()))) == 2
-    oldest = graph.get_state(config()).parent_config
+    oldest: Any = graph.get_state(config()).parent_config
     values = stored_at(saver, oldest)
     assert isinstance(values["said"], _DeltaSnapshot)
     assert values["said"].value == said(TURNS)
@@ -227,7 +227,7 @@ def test_without_a_graph_its_writes_are_carried(saver: Any) -> None:
     history = list(saver.list(config()))
     assert len(history) == 3
     carrier = history[-1]
-    assert carrier.metadata["memkit_carrier"] is True
+    assert carrier.metadata["memkit_carrier"] is True  # what it stands for is gone
     assert history[1].parent_config == carrier.config
     assert report.added.rows == 1 + len(carrier.pending_writes or [])
     assert not any(graph.get_state(carrier.config).values.values())

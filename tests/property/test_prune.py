@@ -228,7 +228,7 @@ def tell(shape: dict[str, Any], steps: list[Any], opened: Any) -> None:
 STORIES = given(
     shape=GRAPHS, steps=st.lists(st.one_of(RUNS, RUNS, FORKS, REPLAYS, PRUNES), max_size=8)
 )
-QUIET = {"suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+QUIET: Any = {"suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 
 
 @pytest.mark.slow
