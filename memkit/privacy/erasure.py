@@ -166,8 +166,8 @@ def _sizes(tables: Backend, thread_id: str) -> Script[tuple[Tally, Tally, Tally]
         writes = writes.plus(checkpoint.writes, checkpoint.write_bytes)
     for tally in contents.orphan_writes.values():
         writes = writes.plus(*tally)
-    blobs = yield from tables.blobs(thread_id)
-    return checkpoints, writes, Tally(len(blobs), sum(blob.bytes for blob in blobs))
+    blobs = Tally(len(contents.blobs), sum(blob.bytes for blob in contents.blobs))
+    return checkpoints, writes, blobs
 
 
 def _saver_call(tables: Backend, method: str, *args: Any) -> Call:
