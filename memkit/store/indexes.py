@@ -29,7 +29,8 @@ from memkit.db.pool import Connection, translated
 from memkit.errors import MemkitError
 from memkit.store import namespace as ns
 from memkit.store.search import Reach
-from memkit.store.vectors import FIRST_COLUMN, VectorSpace
+from memkit.store.tenants import seeing_all
+from memkit.store.vectors import FIRST_COLUMN, Distance, VectorSpace, of_class
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ _NEARLY, _ATTEMPTS = 0.95, 2  # k-means begins at random: what nearly did may do
 _SAMPLE = 20
 _NEIGHBOURS = 10  # beside itself
 _MOST_LISTS = 1_500  # k-means over more takes gigabytes
-_TURN = "1 hour"  # of whoever builds; after a crash the next one begins so much later
+_TURN = "1 hour"  # of whoever builds; behind PgBouncer, a crash keeps others waiting as long
+_ASK_AGAIN_S = 1.0
 _CANCEL_S = 5.0
 
 # How long a process believes what it read about indexes, and leaves a scope alone after a look.
@@ -112,13 +114,16 @@ class Indexes:
             self._looked_at[scope] = now
         self._builder.submit(self._build_unasked, scope)
 
-    def build(self) -> list[Built]:
-        """Build what pays now, and return what was built: nothing while another process builds.
+    def build(self, *, wait: bool = False) -> list[Built]:
+        """Build what pays now, and return what was built.
+
+        Args:
+            wait: Whether to wait while another process builds; otherwise nothing is built then.
 
         Raises:
             StoreError: The database refuses, or cannot be reached.
         """
-        return self._build(_scopes)
+        return self._build(_scopes, wait=wait)
 
     def close(self) -> None:
         """Give up what is being built, and begin nothing more."""
@@ -136,14 +141,16 @@ class Indexes:
         except Exception:
             logger.exception("no index for scope %r for now, searches stay exact", scope)
 
-    def _build(self, scopes: Callable[[Connection], list[str]]) -> list[Built]:
+    def _build(
+        self, scopes: Callable[[Connection], list[str]], *, wait: bool = False
+    ) -> list[Built]:
         with translated(self._database.conninfo), self._database.connect() as connection:
+            # An index that is built online can be built in no transaction.
             connection.execute("SET statement_timeout = 0")
-            connection.execute("SET memkit.all_tenants = 'on'")
             register_vector(connection)
             self._building = connection
             try:
-                with _turn(connection) as is_ours:
+                with _turn(connection, wait=wait) as is_ours:
                     if not is_ours:
                         return []
                     builders = [_Builder(connection, s, self.space) for s in scopes(connection)]
@@ -151,6 +158,9 @@ class Indexes:
             finally:
                 self._building = None
                 self._read_at = -_BELIEVED_S
+                with contextlib.suppress(psycopg.Error):  # PgBouncer lends it to others next
+                    connection.execute("RESET statement_timeout")
+                    connection.execute("RESET maintenance_work_mem")
 
     def _read(self, connection: Connection) -> None:
         with connection.cursor(row_factory=tuple_row) as cursor:
@@ -176,8 +186,24 @@ def drop_all(connection: Connection, column: str) -> None:
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT scope FROM memkit_indexes WHERE vectors = %s", (column,))
-        for (scope,) in cursor.fetchall():
-            _Builder(connection, scope, VectorSpace(1, name=column)).drop()
+        scopes = [scope for (scope,) in cursor.fetchall()]
+    # What was cut off while it built has indexes, and says nothing of them.
+    for scope in dict.fromkeys([*scopes, *_scopes(connection)]):
+        _Builder(connection, scope, VectorSpace(1, name=column)).drop()
+
+
+def distance_of(connection: Connection, column: str) -> Distance | None:
+    """Return the distance that the indexes of a column of vectors serve; None without any."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT c.opcname::text FROM pg_index i JOIN pg_opclass c ON c.oid = i.indclass[0]"
+            " WHERE i.indrelid = 'memkit_passages'::regclass AND i.indisvalid"
+            " AND i.indexrelid::regclass::text ~ '^memkit_near_'"
+            " AND position('(' || %s || ')::' IN pg_get_indexdef(i.indexrelid)) > 0 LIMIT 1",
+            (column,),
+        )
+        row = cursor.fetchone()
+    return None if row is None else of_class(row[0])
 
 
 def settings(reach: Reach | None, *, distributed: bool = False) -> str:
@@ -197,14 +223,21 @@ def settings(reach: Reach | None, *, distributed: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _turn(connection: Connection) -> Iterator[bool]:
-    """Let one process build at a time: two builds on one table wait for each other."""
-    rows = connection.execute(
-        f"INSERT INTO memkit_meta AS held (name, value)"
-        f" VALUES ('indexing', to_jsonb(now() + interval '{_TURN}'))"
+def _turn(connection: Connection, *, wait: bool = False) -> Iterator[bool]:
+    """Let one process build at a time: two builds on one table wait for each other.
+
+    Whose connection is gone builds no more.
+    """
+    take = (
+        "INSERT INTO memkit_meta AS held (name, value) VALUES ('indexing', jsonb_build_object("
+        f"'until', now() + interval '{_TURN}', 'process', pg_backend_pid()))"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        " WHERE (held.value #>> '{}')::timestamptz < now() RETURNING name"
-    ).fetchall()
+        " WHERE (held.value ->> 'until')::timestamptz < now() OR NOT EXISTS ("
+        "SELECT FROM pg_stat_activity WHERE pid = (held.value ->> 'process')::integer"
+        ") RETURNING name"
+    )
+    while not (rows := connection.execute(take).fetchall()) and wait:
+        time.sleep(_ASK_AGAIN_S)
     try:
         yield bool(rows)
     finally:
@@ -213,7 +246,7 @@ def _turn(connection: Connection) -> Iterator[bool]:
 
 
 def _scopes(connection: Connection) -> list[str]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    with seeing_all(connection), connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
             "SELECT tenant FROM memkit_passages GROUP BY tenant HAVING count(*) >= %s"
             " UNION SELECT scope FROM memkit_indexes ORDER BY 1",
@@ -237,7 +270,8 @@ class _Builder:
     def run(self) -> Built | None:
         """Build what is due; return what was built."""
         started = time.monotonic()
-        [[passages]] = self._execute("SELECT count(*) FROM memkit_passages WHERE {within}")
+        with seeing_all(self._connection):
+            [[passages]] = self._execute("SELECT count(*) FROM memkit_passages WHERE {within}")
         known = self._execute("SELECT generation, passages FROM memkit_indexes WHERE {this}")
         built, when_built = known[0] if known else (0, 0)
         self._drop(keep=built)  # a build that was cut off leaves something
@@ -303,10 +337,11 @@ class _Builder:
 
     def _fathom(self, space: VectorSpace, lists: int) -> tuple[float, int | None]:
         """Return how many lists to look into, found by asking for what is known."""
-        questions = self._execute(
-            f"SELECT {space.name} FROM memkit_passages WHERE {{within}} AND {space.is_there}"
-            " ORDER BY random() LIMIT {sample}"
-        )
+        with seeing_all(self._connection):
+            questions = self._execute(
+                f"SELECT {space.name} FROM memkit_passages WHERE {{within}} AND {space.is_there}"
+                " ORDER BY random() LIMIT {sample}"
+            )
         exact = self._nearest(space, questions, "SET LOCAL enable_indexscan = off")
         recall, probes = 0.0, max(4, lists // 50)
         while probes <= lists // 2:
@@ -331,7 +366,7 @@ class _Builder:
             f"SELECT {order} FROM memkit_passages WHERE {{within}}{tree} ORDER BY {order}"
             f" LIMIT {_NEIGHBOURS + 1}"
         )
-        with self._connection.transaction():
+        with seeing_all(self._connection):
             self._execute(setting)
             return [
                 sorted(row[0] for row in self._execute(statement, vector=question))[1:]

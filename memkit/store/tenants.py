@@ -1,8 +1,8 @@
 """What sets tenants apart in the database beyond their keys: row-level security, and shards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import tuple_row
@@ -25,6 +25,18 @@ CREATE POLICY memkit_tenants ON {table} USING (
 """
 ALL = Statement("SELECT set_config('memkit.all_tenants', 'on', true)", {})
 """Lets the transaction see every tenant."""
+
+
+@contextmanager
+def seeing_all(connection: Connection) -> Iterator[None]:
+    """Hold a transaction that sees every tenant and takes as long as it needs.
+
+    Neither is set for longer: behind PgBouncer the connection serves others next.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute(*ALL)
+        yield
 
 
 def secure(connection: Connection) -> None:
@@ -80,12 +92,11 @@ def distribute(connection: Connection) -> None:
 def is_distributed(connection: Connection, table: str = TABLES[0]) -> bool:
     """Return whether a table is distributed."""
     with connection.cursor(row_factory=tuple_row) as cursor:
-        try:
-            cursor.execute(
-                "SELECT FROM pg_dist_partition WHERE logicalrelid = %s::regclass", (table,)
-            )
-        except psycopg.errors.UndefinedTable:
+        # Asked for first: a table that is not there would end a transaction.
+        cursor.execute("SELECT to_regclass('pg_dist_partition') IS NOT NULL")
+        if cursor.fetchone() != (True,):
             return False
+        cursor.execute("SELECT FROM pg_dist_partition WHERE logicalrelid = %s::regclass", (table,))
         return cursor.fetchone() is not None
 
 

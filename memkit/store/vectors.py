@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from pgvector import HalfVector, Vector
@@ -21,6 +21,11 @@ _CLASSES = {"cosine": "cosine", "l2": "l2", "inner_product": "ip"}
 # What pgvector stores, and what its indexes take.
 _MOST_DIMS = 16_000
 _MOST_INDEXED_DIMS = {"halfvec": 4_000, "vector": 2_000}
+
+
+def of_class(name: str) -> Distance:
+    """Return the distance that an operator class of pgvector is for."""
+    return cast("Distance", next(d for d, part in _CLASSES.items() if f"_{part}_" in name))
 
 
 @dataclass(frozen=True, slots=True)
