@@ -10,6 +10,7 @@ from psycopg.rows import tuple_row
 
 from memkit.db.pool import Connection
 from memkit.errors import ConfigError, DimensionMismatch
+from memkit.store import tenants
 from memkit.store.text import Languages
 from memkit.store.vectors import FIRST_COLUMN, VectorSpace
 
@@ -49,22 +50,26 @@ def claim(
             them.
         ConfigError: They are of another type.
     """
-    dims = _claimed(connection, "dims", space.dims)
-    if dims != space.dims:
+    model = model_of(embeddings)
+    _claim_unless_taken(connection, "dims", space.dims)
+    if model and stored_dims(connection) == space.dims:
+        _claim_unless_taken(connection, "model", model)
+    # In one statement: a move to other embeddings changes all of them at one moment.
+    names = "SELECT name, value FROM memkit_meta WHERE name IN ('dims', 'model', 'vectors')"
+    stored = dict(_rows(connection, names))
+    if (dims := stored.get("dims")) != space.dims:
         msg = (
             f"{place} holds vectors of {dims} dimensions, but these embeddings have "
             f"{space.dims}; {_OTHERS}"
         )
         raise DimensionMismatch(msg)
-    model = model_of(embeddings)
-    stored = _claimed(connection, "model", model) if model else None
-    if stored != model:
+    if model and stored.get("model") != model:
         msg = (
-            f"the vectors in {place} were made by {stored!r}, but these embeddings are {model!r}; "
-            f"{_OTHERS}"
+            f"the vectors in {place} were made by {stored.get('model')!r}, but these embeddings "
+            f"are {model!r}; {_OTHERS}"
         )
         raise DimensionMismatch(msg)
-    space = replace(space, name=column(connection))
+    space = replace(space, name=str(stored.get("vectors") or FIRST_COLUMN))
     type_ = column_type(connection, space.name)
     if type_ != space.type:
         msg = (
@@ -86,6 +91,14 @@ def set_column_type(connection: Connection, space: VectorSpace) -> None:
             if not connection.execute(any_.format(**names)).fetchall():
                 change = sql.SQL("ALTER TABLE memkit_passages ALTER COLUMN {name} TYPE {type}")
                 connection.execute(change.format(**names))
+                keep_in_row(connection, name)
+
+
+def keep_in_row(connection: Connection, name: str) -> None:
+    """Keep a column of vectors in the rows: a search reads all those of a small tenant."""
+    if not tenants.is_distributed(connection):  # Citus sets no storage of what is distributed
+        keep = sql.SQL("ALTER TABLE memkit_passages ALTER COLUMN {} SET STORAGE MAIN")
+        connection.execute(keep.format(sql.Identifier(name)))
 
 
 def column(connection: Connection) -> str:
@@ -122,17 +135,14 @@ def put(connection: Connection, name: str, value: Any) -> None:
     )
 
 
-def _claimed(connection: Connection, name: str, value: Any) -> Any:
-    """Return what is recorded under a name; `value` if nothing was."""
-    stored = get(connection, name)
-    if stored is None:  # a role that may only read gets along without
+def _claim_unless_taken(connection: Connection, name: str, value: Any) -> None:
+    """Record a value under a name if nothing is."""
+    if get(connection, name) is None:  # a role that may only read gets along without
         connection.execute(
             "INSERT INTO memkit_meta (name, value) VALUES (%s, %s::jsonb)"
             " ON CONFLICT (name) DO NOTHING",
             (name, json.dumps(value)),
         )
-        stored = get(connection, name)
-    return stored
 
 
 def get(connection: Connection, name: str) -> Any:
