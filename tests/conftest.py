@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from memkit.local import postgres
 from memkit.store import SemanticStore
+from memkit.store.tenants import TABLES
 from tests.fakes import HashEmbeddings
 
 # No time limit for an example: machines are noisy. In CI the examples are the same on every run.
@@ -81,6 +82,23 @@ def dsn(server: Server) -> Iterator[str]:
     dsn = server.create(server.template)
     yield dsn
     server.drop(dsn)
+
+
+@pytest.fixture
+def role(dsn: str) -> Iterator[str]:
+    """A DSN of a role that is no superuser, and owns the tables."""
+    name = "memkit_app"
+    tables = (*TABLES, "memkit_meta", "memkit_migrations", "memkit_indexes")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
+        connection.execute(f"CREATE ROLE {name} LOGIN".encode())
+        connection.execute(f"GRANT ALL ON SCHEMA public TO {name}".encode())
+        for table in tables:
+            connection.execute(f"ALTER TABLE {table} OWNER TO {name}".encode())
+    yield make_conninfo(dsn, user=name)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"DROP OWNED BY {name}".encode())
+        connection.execute(f"DROP ROLE {name}".encode())
 
 
 @pytest.fixture

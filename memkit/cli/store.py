@@ -84,7 +84,9 @@ def add_commands(commands: Any) -> None:
         help='the new embeddings: "local", or a name for LangChain\'s init_embeddings',
     )
     move.add_argument("--dims", metavar="N", type=int, help="their length; default: measured")
-    move.add_argument("--vector-type", choices=["halfvec", "vector"], default="halfvec")
+    move.add_argument(
+        "--vector-type", choices=["halfvec", "vector"], help="default: as the vectors are now"
+    )
     move.add_argument("--batch-size", metavar="N", type=int, default=500, help="texts per call")
     end = move.add_mutually_exclusive_group()
     end.add_argument(

@@ -142,7 +142,8 @@ def translated(conninfo: str) -> Iterator[None]:
             raise StoreError(_refused(conninfo, error)) from error
         msg = (
             f"the vectors stored in {place(conninfo)} have another length ({_said(error)}); "
-            "use the embeddings they were made with, or another database"
+            "use the embeddings they were made with, or another database, or move to these with "
+            "`memkit store reembed`"
         )
         raise DimensionMismatch(msg) from error
     except tuple(_SAYINGS) as error:

@@ -17,6 +17,7 @@ from langgraph.store.base import PutOp
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from memkit.store import SemanticStore, indexes
+from memkit.store.reembed import reembed
 from tests.fakes import HashEmbeddings
 
 PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
@@ -89,3 +90,26 @@ def test_all_works_through_pgbouncer(bounced: str, monkeypatch: pytest.MonkeyPat
         last = store.get(FACTS, "one")
         assert last is not None
         assert last.version == 100  # type: ignore[attr-defined] # memkit's items have one
+
+
+def test_what_is_set_to_build_and_to_move_stays_with_nobody(
+    bounced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "PAYS_FROM", 50)
+    monkeypatch.setattr(indexes, "_SLOW_S", 60.0)
+    with psycopg.connect(bounced, autocommit=True, prepare_threshold=None) as connection:
+        asked = (
+            b"SELECT nullif(current_setting('memkit.all_tenants', true), ''),"
+            b" current_setting('statement_timeout'), current_setting('maintenance_work_mem')"
+        )
+        as_set = connection.execute(asked).fetchone()
+        with SemanticStore.open(bounced, embed=HashEmbeddings()) as store:
+            store.setup()
+            store.batch([PutOp(FACTS, str(n), {"text": f"fact {n}"}) for n in range(100)])
+            assert len(store.build_indexes()) == 2
+            assert connection.execute(asked).fetchone() == as_set
+        assert reembed(bounced, HashEmbeddings(), model="a", finish=True).embedded == 100
+        assert reembed(bounced, HashEmbeddings(), model="b", finish=True).embedded == 100
+        assert {connection.execute(asked).fetchone() for _ in range(10)} == {as_set}
+        locks = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.execute(locks).fetchall() == []

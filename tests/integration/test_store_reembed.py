@@ -1,11 +1,14 @@
 """Moving a store to other embeddings: online, resumable, and never a ranking across two models."""
 
+import itertools
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,12 @@ import psycopg
 import pytest
 from langgraph.store.base import PutOp
 from pgvector.psycopg import register_vector
+from psycopg.conninfo import make_conninfo
 
 from memkit.cli import main
 from memkit.errors import ConfigError, DimensionMismatch, StoreError
-from memkit.store import SemanticStore, indexes
+from memkit.store import SemanticStore, indexes, meta
+from memkit.store import reembed as module
 from memkit.store.reembed import Move, abandon, reembed
 from tests.fakes import HashEmbeddings
 
@@ -161,7 +166,7 @@ def test_searches_and_writes_go_on_meanwhile(dsn: str) -> None:
                     assert finds(store, number)
                 else:
                     store.put(FACTS, f"k{number}", {"text": f"fact number {number}"})
-                    store.put(FACTS, f"n{number}", {"text": f"other number {number}"})
+                    store.put(FACTS, f"n{number % 50}", {"text": f"other number {number}"})
         except BaseException as error:
             failed.append(error)
             raise
@@ -272,17 +277,278 @@ def test_an_empty_store_and_one_without_vectors(dsn: str) -> None:
         assert finds(moved, 7)
 
 
-def test_where_tenants_are_hidden(dsn: str) -> None:
-    fill(dsn, old())
-    with opened(dsn, old()) as store:
+def test_where_tenants_are_hidden(dsn: str, role: str, large_from_500: None) -> None:
+    fill(role, old(), 600)
+    with opened(role, old()) as store:
         store.setup(row_level_security=True)
-    assert reembed(dsn, Named("new"), finish=True).embedded == 60
+        assert [built.passages for built in store.build_indexes()] == [600, 600]
+    assert reembed(role, Named("new"), finish=True).embedded == 600
     check_moved(dsn, Named("new"))
+    assert rows(dsn, "SELECT passages FROM memkit_indexes") == [(600,), (600,)]
 
 
-def test_indexes_are_there_before_the_switch(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_only_reads_goes_along(dsn: str, large_from_500: None) -> None:
+    fill(dsn, old())
+    reembed(dsn, Named("new"))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE ROLE memkit_reader LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO memkit_reader")
+        try:
+            reader = make_conninfo(dsn, user="memkit_reader")
+            with SemanticStore.open(reader, embed=Named("new"), dims=NEW_DIMS) as store:
+                assert finds(store, 7)
+        finally:
+            connection.execute("DROP OWNED BY memkit_reader")
+            connection.execute("DROP ROLE memkit_reader")
+
+
+def test_texts_that_change_while_they_are_embedded(dsn: str) -> None:
+    fill(dsn, old(), 30)
+    with opened(dsn, old()) as store:
+
+        class Meddling(Named):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                if not self.document_calls:
+                    store.put(FACTS, "k3", {"text": "fact number 103"})
+                    store.delete(FACTS, "k4")
+                return super().embed_documents(texts)
+
+        new = Meddling("new")
+        move = reembed(dsn, new, batch_size=40)
+        assert (move.missing, move.embedded) == (30, 29)
+        check_moved(dsn, Named("new"))
+        told = [text for call in new.document_calls for text in call]
+        assert len(told) == len(set(told)) == 31  # one for nothing: it changed meanwhile
+        assert finds(store, 103)
+
+
+def test_who_opens_a_store_at_the_switch_gets_one_model(
+    fresh_dsn: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal length: what is read before and after the switch does not fit together."""
+    ask = meta._rows
+    ways = set[str]()
+    for switch_at in range(6):
+        with fresh_dsn() as dsn, monkeypatch.context() as patch:
+            fill(dsn, Named("old", NEW_DIMS), 3)
+            asked = itertools.count()
+
+            def rows_of(connection: Any, *args: Any, dsn: str = dsn, at: int = switch_at) -> Any:
+                if "memkit_meta" in args[0] and next(asked) == at:  # noqa: B023 - used at once
+                    reembed(dsn, Named("new", NEW_DIMS))
+                return ask(connection, *args)
+
+            with SemanticStore.open(dsn, embed=Named("old", NEW_DIMS), dims=NEW_DIMS) as store:
+                patch.setattr(meta, "_rows", rows_of)
+                try:
+                    store.get(FACTS, "k1")
+                except DimensionMismatch:
+                    ways.add("refused")
+                else:
+                    assert store._space is not None
+                    ways.add(store._space.name)
+    assert ways == {"refused", "embedding"}
+
+
+def test_who_does_not_fit_leaves_no_name(dsn: str) -> None:
+    with SemanticStore.open(dsn, embed=HashEmbeddings(OLD_DIMS)) as store:
+        store.put(FACTS, "k7", {"text": "fact number 7"})
+    with pytest.raises(DimensionMismatch), opened(dsn, Named("new")):
+        pass
+    with opened(dsn, old()) as store:
+        assert finds(store, 7)
+
+
+def test_vectors_stay_in_their_rows(dsn: str) -> None:
+    storage = (
+        "SELECT attstorage::text FROM pg_attribute WHERE NOT attisdropped"
+        " AND attname ~ '^embedding' AND attrelid = 'memkit_passages'::regclass"
+    )
+    reembed(dsn, Named("new"))
+    assert rows(dsn, storage) == [("m",), ("m",)]
+    with opened(dsn, Named("new")) as store:
+        assert store._space is not None
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            meta.set_column_type(connection, replace(store._space, type="vector"))
+    assert rows(dsn, storage) == [("m",), ("m",)]
+
+
+def test_vectors_keep_their_precision(dsn: str) -> None:
+    index: Any = {"embed": old(), "dims": OLD_DIMS, "fields": ["text"]}
+    index["ann_index_config"] = {"vector_type": "vector"}
+    with SemanticStore(dsn, index=index) as store:
+        store.setup()
+        store.put(FACTS, "k7", {"text": "fact number 7"})
+    reembed(dsn, Named("new"))
+    reembed(dsn, Named("new"), finish=True)
+    assert rows(dsn, "SELECT pg_typeof(embedding_2)::text FROM memkit_passages") == [("vector",)]
+    new = Named("newer")
+    new.broken_at = 0
+    with pytest.raises(ConnectionError):
+        reembed(dsn, new, vector_type="halfvec")
+    new.broken_at = None
+    reembed(dsn, new)  # goes on as it began
+    assert rows(dsn, "SELECT pg_typeof(embedding_3)::text FROM memkit_passages") == [("halfvec",)]
+
+
+def test_the_old_ones_are_not_finished_while_a_move_is_under_way(dsn: str) -> None:
+    fill(dsn, old())
+    new = Named("new")
+    new.broken_at = 1
+    with pytest.raises(ConnectionError):
+        reembed(dsn, new, batch_size=10)
+    with pytest.raises(ConfigError, match="'new' with 24 dimensions as halfvec is under way"):
+        reembed(dsn, old(), finish=True)
+    new.broken_at = None
+    assert reembed(dsn, new).embedded == 50
+
+
+def test_giving_up_that_was_cut_off(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(dsn, old())
+    new = Named("new")
+    new.broken_at = 1
+    with pytest.raises(ConnectionError):
+        reembed(dsn, new, batch_size=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(meta, "put", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            abandon(dsn)
+    new.broken_at = None
+    assert reembed(dsn, new).embedded == 50
+
+
+def _cut_off(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_table_that_is_held_for_long(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ATTEMPTS", 2)
+    fill(dsn, old())
+    with psycopg.connect(dsn) as other, opened(dsn, old()) as store:
+        other.execute("SELECT FROM memkit_passages LIMIT 1")
+        with pytest.raises(StoreError, match="pg_stat_activity"):
+            reembed(dsn, Named("new"))
+        assert finds(store, 7)
+        other.rollback()
+        new = Named("new")
+        new.broken_at = 0
+        with pytest.raises(ConnectionError):
+            reembed(dsn, new)
+        other.execute("SELECT FROM memkit_passages LIMIT 1 FOR UPDATE")
+        with pytest.raises(StoreError, match="pg_stat_activity"):
+            reembed(dsn, Named("new"))
+        other.rollback()
+        assert reembed(dsn, Named("new")).embedded == 60
+
+
+def test_nothing_waits_for_who_moves(dsn: str) -> None:
+    """Neither vacuum nor an index that is built online waits for a snapshot."""
+    fill(dsn, old())
+    snapshots = []
+
+    class Looking(Named):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            snapshots.extend(
+                rows(
+                    dsn,
+                    "SELECT state, backend_xmin::text FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                )
+            )
+            return super().embed_documents(texts)
+
+    reembed(dsn, Looking("new"))
+    assert sorted(snapshots) == [("idle", None), ("idle in transaction", None)]
+
+
+@pytest.fixture
+def large_from_500(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes pay early, and are built when that is asked for."""
     monkeypatch.setattr(indexes, "PAYS_FROM", 500)
     monkeypatch.setattr(indexes, "_SLOW_S", 60.0)
+
+
+INDEXES = "SELECT indexname::text FROM pg_indexes WHERE indexname ~ '^memkit_(near|words|terms)_'"
+
+
+def test_indexes_that_were_cut_off_go_too(
+    dsn: str, large_from_500: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(dsn, old(), 600)
+    with opened(dsn, old()) as store:
+        store.build_indexes()
+    before = sorted(rows(dsn, INDEXES))
+    monkeypatch.setattr(indexes._Builder, "_create_near", _cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        reembed(dsn, Named("new"))
+    assert len(rows(dsn, INDEXES)) > len(before)
+    assert abandon(dsn)
+    assert sorted(rows(dsn, INDEXES)) == before
+
+
+KILLED_WHILE_BUILDING = """
+import os, signal, sys
+from memkit.store import indexes
+from memkit.store.reembed import reembed
+from tests.integration.test_store_reembed import Named
+
+indexes.PAYS_FROM = 500
+indexes._Builder._create_near = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+reembed(sys.argv[1], Named("new"))
+"""
+
+
+def test_killed_while_building_indexes(dsn: str, large_from_500: None) -> None:
+    fill(dsn, old(), 600)
+    with opened(dsn, old()) as store:
+        store.build_indexes()
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_BUILDING, dsn], check=False)
+    assert killed.returncode == -9
+    move = reembed(dsn, Named("new"), finish=True)
+    assert (move.missing, move.embedded) == (0, 0)
+    assert rows(dsn, "SELECT vectors FROM memkit_indexes") == [("embedding_2",), ("embedding_2",)]
+
+
+def test_a_move_waits_for_who_builds_indexes(dsn: str, large_from_500: None) -> None:
+    fill(dsn, old(), 600)
+    with opened(dsn, old()) as store:
+        store.build_indexes()
+    with psycopg.connect(dsn, autocommit=True) as other, ThreadPoolExecutor(1) as threads:
+        embedded = threading.Event()
+
+        def seen(move: Move) -> None:
+            if move.embedded == 600:
+                embedded.set()
+
+        with indexes._turn(other) as is_ours:
+            assert is_ours
+            moving = threads.submit(reembed, dsn, Named("new"), progress=seen)
+            assert embedded.wait(30)
+            with pytest.raises(TimeoutError):
+                moving.result(0.5)
+        assert moving.result(30).is_switched
+    assert len(rows(dsn, "SELECT FROM memkit_indexes WHERE vectors = 'embedding_2'")) == 2
+
+
+def test_indexes_serve_the_distance_of_those_before(dsn: str, large_from_500: None) -> None:
+    index: Any = {"embed": old(), "dims": OLD_DIMS, "fields": ["text"], "distance_type": "l2"}
+    with SemanticStore(dsn, index=index, search_mode="vector") as store:
+        store.setup()
+        store.batch([PutOp(FACTS, f"k{n}", {"text": f"fact number {n}"}) for n in range(600)])
+        store.build_indexes()
+    reembed(dsn, Named("new"), finish=True)
+    near = rows(dsn, "SELECT indexdef FROM pg_indexes WHERE indexname ~ '^memkit_near_'")
+    assert near
+    assert all("halfvec_l2_ops" in definition for (definition,) in near)
+
+
+def test_who_did_without_indexes_goes_on_so(dsn: str, large_from_500: None) -> None:
+    fill(dsn, old(), 600)
+    reembed(dsn, Named("new"))
+    assert rows(dsn, INDEXES) == []
+
+
+def test_indexes_are_there_before_the_switch(dsn: str, large_from_500: None) -> None:
     fill(dsn, old(), 600)
     with opened(dsn, old()) as before:
         assert before.build_indexes()

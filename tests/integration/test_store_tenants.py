@@ -3,14 +3,12 @@
 import asyncio
 import os
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 from langgraph.store.base import GetOp, Item, Op, PutOp, SearchOp
-from psycopg.conninfo import make_conninfo
 
 from memkit.db.migrate import migrations
 from memkit.effects import PutIf
@@ -30,23 +28,6 @@ def rows(dsn: str, statement: str, *before: str) -> list[Any]:
 
 
 # Row-level security
-
-
-@pytest.fixture
-def role(dsn: str) -> Iterator[str]:
-    """A DSN of a role that is no superuser, and owns the tables."""
-    name = "memkit_app"
-    tables = (*TABLES, "memkit_meta", "memkit_migrations", "memkit_indexes")
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
-        connection.execute(f"CREATE ROLE {name} LOGIN".encode())
-        connection.execute(f"GRANT ALL ON SCHEMA public TO {name}".encode())
-        for table in tables:
-            connection.execute(f"ALTER TABLE {table} OWNER TO {name}".encode())
-    yield make_conninfo(dsn, user=name)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"DROP OWNED BY {name}".encode())
-        connection.execute(f"DROP ROLE {name}".encode())
 
 
 def test_who_has_not_named_a_tenant_sees_nothing(role: str) -> None:
