@@ -5,6 +5,7 @@ one transaction, blocking or on the event loop. Scripts of a backend without SQL
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from langgraph.checkpoint.base import writes_sort_key
+from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
 
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.effects import Effect
+from memkit.errors import PruneUnsafe
 
 T = TypeVar("T")
 
@@ -212,6 +215,33 @@ class Backend(Protocol):
 
     def remove_blobs(self, thread_id: str, blobs: Sequence[Blob]) -> Script[None]:
         """Remove values stored apart."""
+
+
+def loaded(saver: Any, stored: tuple[str, bytes]) -> Any:
+    """Read a value that is to be written again.
+
+    Raises:
+        PruneUnsafe: It holds a class that the saver's strict serializer replaces by plain data.
+    """
+    blocked: list[str] = []
+    reader = threading.get_ident()
+
+    def listen(event: SerdeEvent) -> None:
+        if threading.get_ident() == reader and "blocked" in event["kind"]:
+            blocked.append(f"{event['module']}.{event['name']}")
+
+    stop_listening = register_serde_event_listener(listen)
+    try:
+        value = saver.serde.loads_typed(stored)
+    finally:
+        stop_listening()
+    if blocked:
+        raise PruneUnsafe(
+            f"the thread holds a {blocked[0]}, which the strict serializer does not read; give the "
+            "graph=, compiled with this checkpointer, or name the class in the serializer's "
+            "allowed_msgpack_modules"
+        )
+    return value
 
 
 def by_namespace(keys: Iterable[Key]) -> dict[str, list[str]]:

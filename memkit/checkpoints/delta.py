@@ -21,7 +21,7 @@ from typing import Any
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from memkit.checkpoints.backend import MOVED, Backend, ChannelFacts, Script, StoredWrite
+from memkit.checkpoints.backend import MOVED, Backend, ChannelFacts, Script, StoredWrite, loaded
 from memkit.checkpoints.policy import CARRIER, Key, SavedCheckpoint, Thread
 from memkit.effects import stable_key
 from memkit.errors import ConfigError, PruneUnsafe
@@ -169,19 +169,20 @@ class History:
                 seeds = yield from self.tables.values(self.thread_id, ns, chain.seed, [name])
             writes = yield from self.tables.writes(self.thread_id, ns, chain.ids, [name])
             channel = self.specs[path_of(ns)][name]
-            loads = self.tables.saver.serde.loads_typed
             try:
                 # Empty, as LangGraph starts a channel of which nothing is stored.
                 seed = seeds[name] if seeds else _DeltaSnapshot(channel.typ())
                 rebuilt = channel.from_checkpoint(seed)
                 rebuilt.replay_writes(
                     [
-                        (write.task_id, name, loads((write.type, write.value)))
+                        (write.task_id, name, loaded(self.tables.saver, (write.type, write.value)))
                         for checkpoint_id in reversed(chain.ids)
                         for write in writes.get(checkpoint_id, ())
                     ]
                 )
                 value = _DeltaSnapshot(rebuilt.get())
+            except PruneUnsafe:
+                raise
             except Exception as error:
                 raise PruneUnsafe(
                     f"{name} of thread {self.thread_id!r} could not be rebuilt at checkpoint "

@@ -13,6 +13,7 @@ from memkit.checkpoints.backend import (
     Tally,
     drive,
     grouped,
+    loaded,
 )
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
@@ -92,20 +93,20 @@ class MemoryTables:
         namespaces = self.saver.storage.get(thread_id) or {}
         for ns, stored in list(namespaces.items()):
             for checkpoint_id, (checkpoint, metadata, parent) in list(stored.items()):
-                loaded = self.saver.serde.loads_typed(checkpoint)
+                head = self.saver.serde.loads_typed(checkpoint)
                 tally = writes.pop((ns, checkpoint_id), Tally())
                 checkpoints.append(
                     SavedCheckpoint(
                         ns=ns,
                         id=checkpoint_id,
                         parent=parent,
-                        at=moment(loaded.get("ts"), checkpoint_id),
+                        at=moment(head.get("ts"), checkpoint_id),
                         metadata=self.saver.serde.loads_typed(metadata),
-                        v=int(loaded.get("v", 4)),
+                        v=int(head.get("v", 4)),
                         bytes=len(checkpoint[1]) + len(metadata[1]),
                         writes=tally.rows,
                         write_bytes=tally.bytes,
-                        versions=loaded.get("channel_versions", {}),
+                        versions=head.get("channel_versions", {}),
                     )
                 )
         return Contents(checkpoints, writes, blobs)
@@ -142,9 +143,7 @@ class MemoryTables:
         """Return the values that are stored at a checkpoint."""
         versions = self._versions(thread_id, ns, checkpoint_id)
         return {
-            name: self.saver.serde.loads_typed(
-                self.saver.blobs[thread_id, ns, name, versions[name]]
-            )
+            name: loaded(self.saver, self.saver.blobs[thread_id, ns, name, versions[name]])
             for name in names
         }
 

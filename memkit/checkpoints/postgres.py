@@ -17,6 +17,7 @@ from memkit.checkpoints.backend import (
     Transaction,
     by_namespace,
     grouped,
+    loaded,
 )
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
@@ -225,7 +226,7 @@ class PostgresTables:
         return {
             row["channel"]: row["inline"]
             if row["type"] is None
-            else self.saver.serde.loads_typed((row["type"], row["blob"]))
+            else loaded(self.saver, (row["type"], row["blob"]))
             for row in rows
         }
 

@@ -96,7 +96,7 @@ def prune(
 
     Cost: Per thread and batch one transaction with a handful of statements.
     """
-    backend = tables_of(saver, asynchronous=False)
+    backend = tables_of(_as_compiled(saver, graph), asynchronous=False)
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -129,7 +129,7 @@ async def aprune(
     now: datetime | None = None,
 ) -> PruneReport:
     """Do what `prune` does without blocking the event loop; it takes async savers too."""
-    backend = tables_of(saver, asynchronous=True)
+    backend = tables_of(_as_compiled(saver, graph), asynchronous=True)
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -170,6 +170,23 @@ def tables_of(saver: Any, *, asynchronous: bool) -> Backend:
         f"checkpoints of a {type(saver).__name__} cannot be pruned; known are PostgresSaver, "
         "SqliteSaver, their async forms and InMemorySaver. Nothing was touched"
     )
+
+
+def _graphs(graph: Any) -> list[Any]:
+    if graph is None:
+        return []
+    return list(graph) if isinstance(graph, Sequence) else [graph]
+
+
+def _as_compiled(saver: Any, graph: Any) -> Any:
+    """Return the saver as a graph was compiled with it, which may read its classes strictly."""
+    for compiled in _graphs(graph):
+        own = getattr(compiled, "checkpointer", None)
+        if type(own) is type(saver) and all(
+            getattr(own, name, None) is getattr(saver, name, None) for name in ("conn", "storage")
+        ):
+            return own
+    return saver
 
 
 def _ids(thread_ids: Iterable[str] | None) -> list[str] | None:
@@ -282,7 +299,6 @@ class _Job:
             raise ConfigError(f"pinned is a list of checkpoint ids, got the string {pinned!r}")
         if now is not None and now.tzinfo is None:
             raise ConfigError(f"now needs a time zone, got {now.isoformat()}")
-        graphs = [] if graph is None else list(graph) if isinstance(graph, Sequence) else [graph]
         return cls(
             tables=tables,
             retention=Retention(
@@ -292,7 +308,7 @@ class _Job:
                 metadata=metadata,
                 pinned=frozenset(pinned),
             ),
-            specs=specs_of(graphs),
+            specs=specs_of(_graphs(graph)),
             dry_run=dry_run,
             batch_rows=batch_rows,
             grace_s=grace_s,

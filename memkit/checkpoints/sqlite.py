@@ -20,6 +20,7 @@ from memkit.checkpoints.backend import (
     Tally,
     Transaction,
     grouped,
+    loaded,
 )
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
@@ -148,8 +149,8 @@ class SqliteTables:
             if begins:
                 v, ts = begins[1][0], begins[2].decode()
             else:
-                loaded = yield from self._load(thread_id, ns, checkpoint_id)
-                v, ts = int(loaded.get("v", 4)), loaded.get("ts")
+                whole = yield from self._load(thread_id, ns, checkpoint_id)
+                v, ts = int(whole.get("v", 4)), whole.get("ts")
             checkpoints.append(
                 SavedCheckpoint(
                     ns=ns,
@@ -165,9 +166,14 @@ class SqliteTables:
             )
         return Contents(checkpoints, writes)
 
-    def _load(self, thread_id: str, ns: str, checkpoint_id: str) -> Script[dict[str, Any]]:
+    def _load(
+        self, thread_id: str, ns: str, checkpoint_id: str, *, to_write: bool = False
+    ) -> Script[dict[str, Any]]:
         rows = yield Statement(_CHECKPOINT, (thread_id, ns, checkpoint_id))
-        checkpoint: dict[str, Any] = self.saver.serde.loads_typed(tuple(rows[0]))
+        row: Any = tuple(rows[0])
+        checkpoint: dict[str, Any] = (
+            loaded(self.saver, row) if to_write else self.saver.serde.loads_typed(row)
+        )
         return checkpoint
 
     def channels(
@@ -188,7 +194,7 @@ class SqliteTables:
         self, thread_id: str, ns: str, checkpoint_id: str, names: Collection[str]
     ) -> Script[dict[str, Any]]:
         """Return the values that are stored at a checkpoint."""
-        checkpoint = yield from self._load(thread_id, ns, checkpoint_id)
+        checkpoint = yield from self._load(thread_id, ns, checkpoint_id, to_write=True)
         return {name: checkpoint["channel_values"][name] for name in names}
 
     def writes(
@@ -205,7 +211,7 @@ class SqliteTables:
         self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]
     ) -> Script[None]:
         """Store values at a checkpoint, in its row."""
-        checkpoint = yield from self._load(thread_id, ns, checkpoint_id)
+        checkpoint = yield from self._load(thread_id, ns, checkpoint_id, to_write=True)
         checkpoint["channel_values"] = {
             **(checkpoint.get("channel_values") or {}),
             **{name: value for name, (_, value) in values.items()},
