@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from langgraph.checkpoint.serde.types import TASKS
+
 from memkit.checkpoints.backend import (
     ChannelFacts,
     Contents,
@@ -89,6 +91,11 @@ class MemoryTables:
             for (thread, ns, checkpoint_id), found in list(self.saver.writes.items())
             if thread == thread_id and found
         }
+        sending = {
+            (ns, checkpoint_id)
+            for (thread, ns, checkpoint_id), found in list(self.saver.writes.items())
+            if thread == thread_id and any(w[1] == TASKS for w in list(found.values()))
+        }
         checkpoints = []
         namespaces = self.saver.storage.get(thread_id) or {}
         for ns, stored in list(namespaces.items()):
@@ -106,6 +113,7 @@ class MemoryTables:
                         bytes=len(checkpoint[1]) + len(metadata[1]),
                         writes=tally.rows,
                         write_bytes=tally.bytes,
+                        sends=(ns, checkpoint_id) in sending,
                         versions=head.get("channel_versions", {}),
                     )
                 )

@@ -23,6 +23,8 @@ PINNED = "pinned"
 # In the metadata of checkpoints that pruning makes, to hold the writes that one behind them needs;
 # its value is the id of the checkpoint in whose place they came, as long as that is there.
 CARRIER = "memkit_carrier"
+# The format of checkpoints since which they hold all that the next step needs.
+FORMAT = 4
 IN_FLIGHT = timedelta(minutes=1)
 
 
@@ -40,6 +42,7 @@ class SavedCheckpoint:
         bytes: Of its own row.
         writes: How many writes are stored under it.
         write_bytes: Of these.
+        sends: Whether some of them send something to nodes.
         versions: Per channel the version of its value; empty where values are stored inline.
     """
 
@@ -52,6 +55,7 @@ class SavedCheckpoint:
     bytes: int = 0
     writes: int = 0
     write_bytes: int = 0
+    sends: bool = False
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -255,9 +259,9 @@ def _needs(thread: Thread, checkpoint: SavedCheckpoint) -> Iterable[tuple[Key, R
     parent = thread.parent(checkpoint)
     if parent is not None and parent.is_carrier:
         yield parent.key, "replay"
-    if checkpoint.v < 4 and checkpoint.parent is not None:
-        # Until format 4 what was sent to nodes is read from the writes of the parent.
-        yield (checkpoint.ns, checkpoint.parent), "replay"
+    if checkpoint.v < FORMAT and parent is not None and parent.sends:
+        # Up to format 3 what was sent to nodes is read from the writes of the parent.
+        yield parent.key, "replay"
     for key in thread.calls.get(checkpoint.key, ()):
         yield key, "subgraph"
     for ns in thread.stateful.get(checkpoint.ns, ()):

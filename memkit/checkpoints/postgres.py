@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from langgraph.checkpoint.serde.types import TASKS
+
 from memkit.checkpoints.backend import (
     AsyncExecute,
     ChannelFacts,
@@ -38,7 +40,8 @@ SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id,
 FROM checkpoints WHERE thread_id = %s
 """
 _WRITES_PER_CHECKPOINT = """
-SELECT checkpoint_ns, checkpoint_id, count(*) AS rows, sum(pg_column_size(blob))::bigint AS bytes
+SELECT checkpoint_ns, checkpoint_id, count(*) AS rows, sum(pg_column_size(blob))::bigint AS bytes,
+       bool_or(channel = %s) AS sends
 FROM checkpoint_writes WHERE thread_id = %s GROUP BY checkpoint_ns, checkpoint_id
 """
 _BLOBS = """
@@ -176,7 +179,8 @@ class PostgresTables:
         """Read what is stored of a thread, and shut out other prunings of it."""
         yield Statement(_LOCK, (thread_id, _LOCK_SEED), fetch=False)
         found = yield Statement(_BLOBS, (thread_id,))
-        counted = yield Statement(_WRITES_PER_CHECKPOINT, (thread_id,))
+        counted = yield Statement(_WRITES_PER_CHECKPOINT, (TASKS, thread_id))
+        sending = {(row["checkpoint_ns"], row["checkpoint_id"]) for row in counted if row["sends"]}
         rows = yield Statement(_CHECKPOINTS, (thread_id,))
         blobs = [
             Blob(row["checkpoint_ns"], row["channel"], row["version"], row["bytes"])
@@ -200,6 +204,7 @@ class PostgresTables:
                     bytes=row["bytes"],
                     writes=tally.rows,
                     write_bytes=tally.bytes,
+                    sends=(row["checkpoint_ns"], row["checkpoint_id"]) in sending,
                     versions=row["versions"] or {},
                 )
             )

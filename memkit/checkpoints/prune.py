@@ -16,6 +16,7 @@ from memkit.checkpoints.delta import History, Specs, carrier_for, path_of, specs
 from memkit.checkpoints.memory import MemoryTables
 from memkit.checkpoints.policy import (
     CARRIER,
+    FORMAT,
     Blob,
     Key,
     Reason,
@@ -495,6 +496,8 @@ class _Job:
         for checkpoint in left:
             if (checkpoint.ns, checkpoint.parent or "") in keys:
                 ancestor = nearest(thread, checkpoint, lambda key: key not in keys)
+                if checkpoint.v < FORMAT:
+                    ancestor = None  # else what that one sent would be sent again
                 parents[checkpoint.key] = None if ancestor is None else ancestor.id
             replaced = thread.by_key.get((checkpoint.ns, str(checkpoint.metadata.get(CARRIER))))
             if replaced is not None and replaced.key in keys:

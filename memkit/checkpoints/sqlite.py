@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from langgraph.checkpoint.serde.types import TASKS
+
 from memkit.checkpoints.backend import (
     AsyncExecute,
     ChannelFacts,
@@ -39,7 +41,7 @@ SELECT type, checkpoint FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 _WRITES_PER_CHECKPOINT = """
-SELECT checkpoint_ns, checkpoint_id, count(*), sum(length(value))
+SELECT checkpoint_ns, checkpoint_id, count(*), sum(length(value)), max(channel = ?)
 FROM writes WHERE thread_id = ? GROUP BY checkpoint_ns, checkpoint_id
 """
 _WRITES = """
@@ -140,8 +142,9 @@ class SqliteTables:
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread; the transaction shuts out other prunings."""
         rows = yield Statement(_CHECKPOINTS, (thread_id,))
-        counted = yield Statement(_WRITES_PER_CHECKPOINT, (thread_id,))
-        writes = {(ns, i): Tally(count, size or 0) for ns, i, count, size in counted}
+        counted = yield Statement(_WRITES_PER_CHECKPOINT, (TASKS, thread_id))
+        writes = {(ns, i): Tally(count, size or 0) for ns, i, count, size, _ in counted}
+        sending = {(ns, i) for ns, i, _, _, sends in counted if sends}
         checkpoints = []
         for ns, checkpoint_id, parent, metadata, kind, head, size in rows:
             tally = writes.pop((ns, checkpoint_id), Tally())
@@ -162,6 +165,7 @@ class SqliteTables:
                     bytes=size,
                     writes=tally.rows,
                     write_bytes=tally.bytes,
+                    sends=(ns, checkpoint_id) in sending,
                 )
             )
         return Contents(checkpoints, writes)

@@ -534,18 +534,18 @@ class Thing:
     number: int
 
 
-def test_a_class_that_is_read_strictly_is_not_written_as_plain_data() -> None:
-    strict = JsonPlusSerializer(allowed_msgpack_modules=None)
-    saver = InMemorySaver(serde=strict)
-    knows = saver.with_allowlist([(Thing.__module__, "Thing")])
-    graph: Any = tree(frequency=3).compile(checkpointer=knows)
-    for number in range(4):
-        graph.invoke({"said": [Thing(number)]}, config())
-    before = states(graph, knows)
-    with pytest.raises(PruneUnsafe, match="holds a .*Thing, which the strict serializer"):
-        checkpoints.prune(saver, keep_last=1)
-    assert states(graph, knows) == before
-    checkpoints.prune(saver, keep_last=1, graph=graph)
-    after = states(graph, knows)
-    assert len(after) == 1
-    assert after == {key: before[key] for key in after}
+def test_a_class_that_is_read_strictly_is_not_written_as_plain_data(tmp_path: Path) -> None:
+    with SqliteSaver.from_conn_string(str(tmp_path / "s.db")) as opened:
+        saver = SqliteSaver(opened.conn, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+        knows = saver.with_allowlist([(Thing.__module__, "Thing")])
+        graph: Any = tree(frequency=3).compile(checkpointer=knows)
+        for number in range(4):
+            graph.invoke({"said": [Thing(number)], "note": {"thing": Thing(number)}}, config())
+        before = states(graph, knows)
+        with pytest.raises(PruneUnsafe, match=r"holds a .*Thing, which the strict serializer"):
+            checkpoints.prune(saver, keep_last=1)
+        assert states(graph, knows) == before
+        checkpoints.prune(saver, keep_last=1, graph=graph)
+        after = states(graph, knows)
+        assert len(after) == 1
+        assert after == {key: before[key] for key in after}

@@ -200,8 +200,15 @@ class Story:
 
         assert after == {key: before[key] for key in after}
         assert {i for _, i in after} >= set(pinned)
-        assert (report.checkpoints, report.kept) == (expected.checkpoints, expected.kept)
-        assert (report.blobs, report.writes) == (expected.blobs, expected.writes)
+        assert (report.kept, report.added, report.blobs, report.writes) == (
+            expected.kept,
+            expected.added,
+            expected.blobs,
+            expected.writes,
+        )
+        assert report.checkpoints.rows == expected.checkpoints.rows
+        # A carrier of an earlier pruning may be rewritten, a little shorter, before it goes.
+        assert abs(report.checkpoints.bytes - expected.checkpoints.bytes) < 200
         latest = [state for state in places if state[0] == ""][-policy["keep_last"] :]
         assert set(latest) <= after.keys()
         assert orphans(self.saver) == []

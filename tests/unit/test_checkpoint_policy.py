@@ -148,8 +148,11 @@ def test_a_subgraph_that_keeps_its_state_keeps_what_it_was_at_kept_checkpoints()
     }
 
 
-def test_an_old_format_keeps_its_parent() -> None:
-    assert stays([*chain(3), saved(3, v=3)]) == {"/002": "replay", "/003": "last"}
+def test_an_old_format_keeps_a_parent_that_sends() -> None:
+    sends = [saved(0), saved(1), saved(2, writes=1, sends=True)]
+    assert stays([*sends, saved(3, v=3)]) == {"/002": "replay", "/003": "last"}
+    assert stays([*sends, saved(3, v=4)]) == {"/003": "last"}
+    assert stays([*chain(3, v=1), saved(3, v=1)]) == {"/003": "last"}
 
 
 def test_a_carrier_stays_only_for_the_one_behind_it() -> None:
