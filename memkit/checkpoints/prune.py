@@ -198,9 +198,10 @@ def _ids(thread_ids: Iterable[str] | None) -> list[str] | None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to go from one thread, in this order."""
+    """What is to go from one thread, in this order, and how many stay for which reason."""
 
     order: tuple[Key, ...] = ()
+    kept: Mapping[Reason, int] = field(default_factory=dict)
 
     @property
     def keys(self) -> frozenset[Key]:
@@ -228,7 +229,6 @@ class _Outcome:
     writes: Tally = NOTHING
     blobs: Tally = NOTHING
     added: Tally = NOTHING
-    kept: Counter[Reason] = field(default_factory=Counter)
 
 
 @dataclass
@@ -247,7 +247,8 @@ class _Totals:
         self.writes = self.writes.plus(*outcome.writes)
         self.blobs = self.blobs.plus(*outcome.blobs)
         self.added = self.added.plus(*outcome.added)
-        self.kept.update(outcome.kept)
+        if outcome.done and outcome.plan is not None:
+            self.kept.update(outcome.plan.kept)
         if outcome.checkpoints.rows or outcome.writes.rows or outcome.blobs.rows:
             self.touched.add(thread_id)
 
@@ -400,8 +401,8 @@ class _Job:
         if plan is None:
             orphans = sum(tally.bytes for tally in contents.orphan_writes.values())
             stays = decide(thread, self.retention, self.now, contents.blobs, orphans)
-            plan = _Plan(tuple(c.key for c in order_of_removal(thread, stays)))
-            outcome.kept.update(stays.values())
+            order = tuple(c.key for c in order_of_removal(thread, stays))
+            plan = _Plan(order, Counter(stays.values()))
             yield from self._prepare(history, plan, outcome)
         outcome.plan = plan
         if self.dry_run:
