@@ -10,7 +10,7 @@ demo: $(VENV)/.local ## replay the shipped conversation
 	$(BIN)/memkit demo $(ARGS)
 
 test: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, layering
 	$(BIN)/ruff format --check .
