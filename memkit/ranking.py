@@ -108,23 +108,6 @@ class Candidate:
         score = self.item["score"]
         return (float("-inf") if score is None else score, -self.loss)
 
-    def copies(self, other: "Candidate") -> bool:
-        """Return whether both say the same of one subject, but for a word or two.
-
-        A question never copies a statement, nor what has expired what holds.
-        """
-        if self._sort != other._sort:
-            return False
-        said, mine = _words(self.item["text"], self.subject)
-        other_said, others = _words(other.item["text"], other.subject)
-        # Nearly all differ by far, and this is the quicker look.
-        alike = len(mine & others) >= NEAR_SHARE * len(mine | others)
-        return alike and near_copies(said, other_said)
-
-    @property
-    def _sort(self) -> tuple[str, bool, bool]:
-        return self.subject, "?" in self.item["text"], self.item["freshness"] == "expired"
-
 
 def ranked(found: Iterable[Candidate], ended: Iterable[Candidate] = ()) -> list[Candidate]:
     """Return what was found, best first, without saying a thing both as a turn and as a fact.
@@ -178,26 +161,62 @@ def _places(item: Recalled) -> set[Place]:
 def distinct(best_first: Iterable[Candidate], pinned: Sequence[Candidate] = ()) -> list[Candidate]:
     """Return memories of which no two are near-copies, after those that are pinned.
 
-    Of copies the most recent stays, at the place and with the score of the best: they say the
-    same, and so matter as much. Nothing takes the place of a pinned one.
+    Two are near-copies that say the same of one subject, but for a word or two; a question never
+    copies a statement, nor what has expired what holds. Of copies the most recent stays, at the
+    place and with the score of the best: they say the same, and so matter as much. Nothing takes
+    the place of a pinned one.
 
     Args:
         best_first: What was found.
         pinned: What comes first; of copies among them the first stays.
     """
     head: list[Candidate] = []
+    told: dict[_Sort, list[_Said]] = {}
     for one in pinned:
-        if not any(one.copies(other) for other in head):
+        said = _Said.of(one)
+        if not any(map(said.copies, told.get(said.sort, ()))):
+            told.setdefault(said.sort, []).append(said)
             head.append(one)
-    kept: list[Candidate] = []
-    for one in best_first:
-        if any(one.copies(other) for other in head):
+    kept: dict[int, Candidate] = {}
+    by_sort: dict[_Sort, dict[int, _Said]] = {}
+    for place, one in enumerate(best_first):
+        said = _Said.of(one)
+        if any(map(said.copies, told.get(said.sort, ()))):
             continue
-        same = [i for i, other in enumerate(kept) if one.copies(other)]
+        others = by_sort.setdefault(said.sort, {})
+        same = [i for i, other in others.items() if said.copies(other)]
         if not same:
-            kept.append(one)
+            kept[place], others[place] = one, said
         elif all(one.said > kept[i].said for i in same):
-            item: Recalled = {**one.item, "score": kept[same[0]].item["score"]}
-            kept[same[0]] = replace(one, item=item)
-            kept = [other for i, other in enumerate(kept) if i not in same[1:]]
-    return [*head, *kept]
+            first, *rest = same
+            item: Recalled = {**one.item, "score": kept[first].item["score"]}
+            kept[first], others[first] = replace(one, item=item), said
+            for i in rest:
+                del kept[i], others[i]
+    return [*head, *kept.values()]
+
+
+_Sort: TypeAlias = tuple[str, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a memory says, to be compared with others of its sort."""
+
+    sort: _Sort
+    text: str
+    words: frozenset[str]
+
+    @classmethod
+    def of(cls, one: Candidate) -> "_Said":
+        text, is_over = one.item["text"], one.item["freshness"] == "expired"
+        return cls((one.subject, "?" in text, is_over), *_words(text, one.subject))
+
+    def copies(self, other: "_Said") -> bool:
+        """Return whether both say the same, but for a word or two."""
+        # Nearly all differ by far, and this is the quicker look.
+        few, many = sorted((len(self.words), len(other.words)))
+        if few < NEAR_SHARE * many:
+            return False
+        alike = len(self.words & other.words) >= NEAR_SHARE * len(self.words | other.words)
+        return alike and near_copies(self.text, other.text)
