@@ -12,14 +12,15 @@ is raised at the `yield`, where the body can catch it.
 """
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.store.base import BaseStore, Op, PutOp
+from langgraph.store.base import BaseStore, Op, PutOp, SearchItem
 
 T = TypeVar("T")
 
@@ -54,11 +55,64 @@ class PutIf:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadSearch:
+    """A store operation: find candidates for a query, and what stands around them.
+
+    Stores that know it say so by `supports_threads = True`. Its result is `ThreadHits`. An item
+    stands in a thread where its value has a `thread_id` (text) and a `position` (integer).
+
+    Attributes:
+        namespace_prefix: Where to search.
+        query: What is embedded; "": no vectors.
+        words: What is searched for by words.
+        candidates: How many by meaning, and as many by words.
+        around: How many positions before and behind each candidate come along.
+    """
+
+    namespace_prefix: tuple[str, ...]
+    query: str
+    words: str
+    candidates: int = 50
+    around: int = 4
+
+
+class ThreadHit(NamedTuple):
+    """An item with what speaks for it.
+
+    Attributes:
+        value: Of the item.
+        item: Makes the item; it has no score.
+        cosine: How near it is to the query, as the store measures it; None without a vector.
+        found: Bit i is set where the item has word i of the query.
+    """
+
+    value: Mapping[str, Any]
+    item: Callable[[], SearchItem]
+    cosine: float | None
+    found: int
+
+
+class ThreadHits(NamedTuple):
+    """What a ThreadSearch finds, in no order.
+
+    Attributes:
+        hits: Candidates and their neighbours.
+        rarity: The inverse document frequency of word i of the query, in nats.
+    """
+
+    hits: Sequence[ThreadHit]
+    rarity: Sequence[float]
+
+
+StoreOp: TypeAlias = Op | PutIf | ThreadSearch
+
+
+@dataclass(frozen=True, slots=True)
 class StoreBatch:
     """Run store operations in one round trip; the answer is a list of results in their order."""
 
     store: BaseStore
-    ops: Sequence[Op | PutIf]
+    ops: Sequence[StoreOp]
 
     def run(self) -> Any:
         """Return `store.batch(ops)`."""
@@ -100,6 +154,23 @@ class EmbedTexts:
     async def arun(self) -> Any:
         """Return `await aembed_documents(texts)`."""
         return await self.embeddings.aembed_documents(list(self.texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """Have documents put into a better order; the answer is those that are kept, best first."""
+
+    reranker: BaseDocumentCompressor
+    documents: Sequence[Document]
+    query: str
+
+    def run(self) -> Any:
+        """Return `compress_documents(documents, query)`."""
+        return self.reranker.compress_documents(list(self.documents), self.query)
+
+    async def arun(self) -> Any:
+        """Return `await acompress_documents(documents, query)`."""
+        return await self.reranker.acompress_documents(list(self.documents), self.query)
 
 
 def run(body: Body[T]) -> T:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from langgraph.store.base import GetOp, Op, PutOp, Result
 
-from memkit.effects import PutIf
+from memkit.effects import StoreOp
 from memkit.errors import CommitUnknown
 
 _MOST_OPS = 1000  # of a batch: more take a second, for which others of the same namespace wait
@@ -102,7 +102,7 @@ class Merger:
             start += len(call.ops)
 
 
-def can_merge(ops: Sequence[Op | PutIf]) -> bool:
+def can_merge(ops: Sequence[StoreOp]) -> bool:
     """Return whether a call may be run together with others: few gets and puts of any version."""
     return len(ops) < _MOST_OPS and all(isinstance(op, GetOp | PutOp) for op in ops)
 

@@ -14,13 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from langgraph.store.base import (
     GetOp,
     ListNamespacesOp,
-    Op,
     PutOp,
     SearchOp,
     validate_op_namespace,
 )
 
-from memkit.effects import PutIf
+from memkit.effects import PutIf, StoreOp, ThreadSearch
 from memkit.errors import ConfigError
 from memkit.store import namespace as ns
 from memkit.store.filters import plain_fields
@@ -29,6 +28,8 @@ from memkit.store.values import encode, escape
 
 SearchMode: TypeAlias = Literal["hybrid", "vector", "text"]
 SEARCH_MODES: tuple[str, ...] = get_args(SearchMode)
+
+_MOST_POSITION = 2**62  # a bigint, and some places around it
 
 LIVE = "(i.expires_at IS NULL OR i.expires_at > now())"
 """The predicate "item i has not expired"."""
@@ -63,6 +64,8 @@ class Passage(NamedTuple):
         text: The text.
         plain: The plain fields of the value, as JSON, to be filtered by.
         language: What the value says that its language is; None if nothing.
+        thread: The thread in which it was said; None where the value does not say both.
+        position: Its place there.
     """
 
     address: Address
@@ -70,6 +73,8 @@ class Passage(NamedTuple):
     text: str
     plain: str
     language: str | None = None
+    thread: str | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,16 @@ class Batch:
     size: int = 0
     gets: list[tuple[int, GetOp]] = field(default_factory=list)
     searches: list[tuple[int, SearchOp]] = field(default_factory=list)
+    threads: list[tuple[int, ThreadSearch]] = field(default_factory=list)
     listings: list[tuple[int, ListNamespacesOp]] = field(default_factory=list)
     writes: dict[Address, Write] = field(default_factory=dict)
     passages: list[Passage] = field(default_factory=list)
 
 
 def plan(
-    ops: Iterable[Op | PutIf], fields: Sequence[str] | None, language_field: str | None = None
+    ops: Iterable[StoreOp],
+    fields: Sequence[str] | None,
+    language_field: str | None = None,
 ) -> Batch:
     """Check operations and sort them by kind; writes are in the order of their addresses.
 
@@ -113,9 +121,13 @@ def plan(
     puts: dict[Address, PutOp] = {}
     versions: dict[Address, int] = {}
     for place, operation in enumerate(ops):
+        batch.size += 1
+        if isinstance(operation, ThreadSearch):
+            _not_negative(candidates=operation.candidates, around=operation.around)
+            batch.threads.append((place, operation))
+            continue
         op = _put_of(operation) if isinstance(operation, PutIf) else operation
         validate_op_namespace(op)
-        batch.size += 1
         if isinstance(op, GetOp):
             batch.gets.append((place, op))
         elif isinstance(op, SearchOp):
@@ -142,10 +154,20 @@ def plan(
             plain = encode(plain_fields(put.value), "the value")
             named = put.value.get(language_field) if language_field else None
             language = named if isinstance(named, str) else None
+            thread, position = _said(put.value)
             batch.passages += [
-                Passage(address, path, text, plain, language) for path, text in texts.items()
+                Passage(address, path, text, plain, language, thread, position)
+                for path, text in texts.items()
             ]
     return batch
+
+
+def _said(value: Mapping[str, Any]) -> tuple[str, int] | tuple[None, None]:
+    """Return thread and position of what a value holds, where it says both."""
+    thread, position = value.get("thread_id"), value.get("position")
+    if not isinstance(thread, str) or not isinstance(position, int) or isinstance(position, bool):
+        return None, None
+    return (escape(thread), position) if abs(position) < _MOST_POSITION else (None, None)
 
 
 def _put_of(op: PutIf) -> PutOp:

@@ -34,7 +34,7 @@ _SPARE = 4
 # With indexes: how many passages the vectors give to a hybrid search, and in how many passages a
 # word must not be for it to give candidates.
 _NEAR = 200
-_COMMON = 2_000
+COMMON = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ _SCORED_BY_INDEX = f"""
 """
 
 # The words of the query are bits of one number, hence the limit: what is asked first counts.
-_ASKED = r"""
+ASKED = r"""
 WITH asked AS MATERIALIZED (
     SELECT 1::bigint << (row_number() OVER (ORDER BY positions[1], lexeme) - 1)::integer AS bit,
         ('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''')::tsquery AS query
@@ -141,9 +141,9 @@ _OF_ITEMS = """
     SELECT tenant, namespace, key, max(cosine) AS cosine, bit_or(found) AS found
     FROM ({passages} OFFSET 0) AS passage GROUP BY tenant, namespace, key
 """
-_FOUND = "(SELECT coalesce(bit_or(bit), 0) FROM asked WHERE p.tsv @@ query) AS found"
+FOUND = "(SELECT coalesce(bit_or(bit), 0) FROM asked WHERE p.tsv @@ query) AS found"
 _PASSAGES = f"""
-        SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, {_FOUND}
+        SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, {FOUND}
         FROM memkit_passages p WHERE {{p_subtree}}
 """
 # The words that an item has, weighted by their inverse document frequency below the prefix (the idf
@@ -163,12 +163,12 @@ _COUNTS = """
             (SELECT count(*) FROM item WHERE found & bit <> 0) AS seen
         FROM asked
 """
-_WITH_WORDS = f"{_ASKED}, item AS MATERIALIZED ({_OF_ITEMS}), {_SCORED}"
+_WITH_WORDS = f"{ASKED}, item AS MATERIALIZED ({_OF_ITEMS}), {_SCORED}"
 
 # With indexes: the nearest passages, and those with a word that is not common.
-_SEEN = f"""seen AS MATERIALIZED (
+SEEN = f"""seen AS MATERIALIZED (
     SELECT bit, query, (SELECT count(*) FROM (
-        SELECT FROM memkit_passages p WHERE {{p_inside}} AND p.tsv @@ query LIMIT {_COMMON}
+        SELECT FROM memkit_passages p WHERE {{p_inside}} AND p.tsv @@ query LIMIT {COMMON}
     ) AS few) AS seen
     FROM asked
 )"""
@@ -177,21 +177,21 @@ _WITH_RARE_WORDS = f"""
         FROM seen CROSS JOIN LATERAL (
             SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, (
                 SELECT coalesce(bit_or(bit), 0) FROM seen AS common
-                WHERE common.seen >= {_COMMON} AND p.tsv @@ common.query
+                WHERE common.seen >= {COMMON} AND p.tsv @@ common.query
             ) AS found
             FROM memkit_passages p
-            WHERE {{p_inside}} AND {{p_terms}} AND p.tsv @@ seen.query LIMIT {_COMMON}
-        ) AS rare WHERE seen.seen < {_COMMON}
+            WHERE {{p_inside}} AND {{p_terms}} AND p.tsv @@ seen.query LIMIT {COMMON}
+        ) AS rare WHERE seen.seen < {COMMON}
 """
 _OR_NEAR = f"""
         UNION ALL (
-            SELECT p.tenant, p.namespace, p.key, {{near_similarity}}, {_FOUND}
+            SELECT p.tenant, p.namespace, p.key, {{near_similarity}}, {FOUND}
             FROM memkit_passages p WHERE {{p_inside}} AND {{p_terms}} AND {{p_near}}
             ORDER BY {{near_order}} LIMIT %(near)s
         )
 """
 _COUNTS_BY_INDEX = "SELECT bit, greatest(%(passages)s::bigint, seen) AS total, seen FROM seen"
-_WITH_WORDS_BY_INDEX = f"{_ASKED}, {_SEEN}, item AS MATERIALIZED ({_OF_ITEMS}), {_SCORED}"
+_WITH_WORDS_BY_INDEX = f"{ASKED}, {SEEN}, item AS MATERIALIZED ({_OF_ITEMS}), {_SCORED}"
 
 _SCORED_BY_WORDS = "SELECT tenant, namespace, key, score FROM scored"
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,9 +35,9 @@ from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, pool_size, translated
 from memkit.db.traces import Found, search
-from memkit.effects import Body, EmbedTexts, PutIf, arun, run
+from memkit.effects import Body, EmbedTexts, PutIf, StoreOp, ThreadHits, ThreadSearch, arun, run
 from memkit.errors import ConfigError, VersionConflict
-from memkit.store import meta, reads, tenants, writes
+from memkit.store import meta, reads, tenants, threads, writes
 from memkit.store import namespace as ns
 from memkit.store.erase import Erased, erase
 from memkit.store.indexes import Built, Indexes, settings
@@ -51,7 +51,7 @@ from memkit.store.plan import (
     Statement,
     plan,
 )
-from memkit.store.search import Boosts, ranked
+from memkit.store.search import Boosts, Reach, ranked
 from memkit.store.sweep import Sweeper
 from memkit.store.text import Languages
 from memkit.store.vectors import Distance, VectorSpace
@@ -156,6 +156,7 @@ class SemanticStore(BaseStore):
 
     supports_ttl = True
     supports_versions = True
+    supports_threads = True
 
     def __init__(
         self,
@@ -368,7 +369,7 @@ class SemanticStore(BaseStore):
 
     # Reads and writes
 
-    def batch(self, ops: Iterable[Op | PutIf]) -> list[Result]:
+    def batch(self, ops: Iterable[StoreOp]) -> list[Result]:
         """Run operations in one transaction: the reads first, then the writes.
 
         Args:
@@ -391,7 +392,7 @@ class SemanticStore(BaseStore):
         """
         return run(self._body(list(ops)))
 
-    async def abatch(self, ops: Iterable[Op | PutIf]) -> list[Result]:
+    async def abatch(self, ops: Iterable[StoreOp]) -> list[Result]:
         """Do what `batch` does without blocking the event loop.
 
         Calls that wait for a connection are run together, where they only get and put: each is
@@ -600,7 +601,7 @@ class SemanticStore(BaseStore):
 
     def _body(
         self,
-        ops: Sequence[Op | PutIf],
+        ops: Sequence[StoreOp],
         mode: SearchMode | None = None,
         language: str | None = None,
     ) -> Body[list[Result]]:
@@ -617,7 +618,9 @@ class SemanticStore(BaseStore):
                 if texts:
                     by_text |= self._vectors(texts, (yield EmbedTexts(self.embeddings, texts)))
                 vectors = [by_text[passage.text] for passage in batch.passages]
-            asked = list(dict.fromkeys(op.query for _, op in batch.searches if op.query))
+            asked = [op.query for _, op in batch.searches if op.query]
+            asked += [search.query for _, search in batch.threads if search.query]
+            asked = list(dict.fromkeys(asked))
             if asked and mode in ("hybrid", "vector"):
                 queries = self._vectors(asked, (yield EmbedQueries(self.embeddings, asked)))
 
@@ -681,33 +684,8 @@ class SemanticStore(BaseStore):
         vectors: Sequence[Any],
         ranking: Ranking,
     ) -> list[Result]:
-        results: list[Result] = [None] * batch.size
-        due: set[Address] = set()
         with connection.cursor(row_factory=tuple_row) as cursor:
-            if batch.gets:
-                items = {
-                    hit.address: hit
-                    for statement in reads.get(
-                        [op for _, op in batch.gets], apart=self._is_distributed
-                    )
-                    for hit in map(reads.found, cursor.execute(*statement).fetchall())
-                }
-                for place, get in batch.gets:
-                    hit = items.get(Address.of(get.namespace, get.key))
-                    if hit is not None:
-                        results[place] = reads.as_item(hit.item)
-                        if get.refresh_ttl and hit.is_due:
-                            due.add(hit.address)
-            for place, search in batch.searches:
-                hits = self._hits(cursor, search, ranking)
-                results[place] = list[SearchItem](hit.item for hit in hits)
-                if search.refresh_ttl:
-                    due.update(hit.address for hit in hits if hit.is_due)
-            for place, listing in batch.listings:
-                rows = cursor.execute(
-                    *reads.list_namespaces(listing, walk=not self._is_distributed)
-                ).fetchall()
-                results[place] = reads.namespaces(rows)
+            results, due = self._read(cursor, batch, ranking)
             for statement in writes.take_turns(batch):
                 cursor.execute(*statement)
             history = self._history.is_kept
@@ -736,6 +714,38 @@ class SemanticStore(BaseStore):
                 cursor.execute(*statement)
         return results
 
+    def _read(
+        self, cursor: Cursor, batch: Batch, ranking: Ranking
+    ) -> tuple[list[Result], set[Address]]:
+        """Return the results of a batch's reads, and the items whose time is to start anew."""
+        results: list[Result] = [None] * batch.size
+        due: set[Address] = set()
+        if batch.gets:
+            items = {
+                hit.address: hit
+                for statement in reads.get([op for _, op in batch.gets], apart=self._is_distributed)
+                for hit in map(reads.found, cursor.execute(*statement).fetchall())
+            }
+            for place, get in batch.gets:
+                hit = items.get(Address.of(get.namespace, get.key))
+                if hit is not None:
+                    results[place] = reads.as_item(hit.item)
+                    if get.refresh_ttl and hit.is_due:
+                        due.add(hit.address)
+        for place, op in batch.searches:
+            hits = self._hits(cursor, op, ranking)
+            results[place] = list[SearchItem](hit.item for hit in hits)
+            if op.refresh_ttl:
+                due.update(hit.address for hit in hits if hit.is_due)
+        for place, around in batch.threads:
+            results[place] = cast("Result", self._around(cursor, around, ranking))
+        for place, listing in batch.listings:
+            rows = cursor.execute(
+                *reads.list_namespaces(listing, walk=not self._is_distributed)
+            ).fetchall()
+            results[place] = reads.namespaces(rows)
+        return results, due
+
     def _hits(self, cursor: Cursor, op: SearchOp, ranking: Ranking) -> list[reads.Found]:
         """Return what a search finds: the next statement is for where one gives too few."""
         prefix, reach, statements = op.namespace_prefix, None, [reads.browse(op)]
@@ -751,15 +761,48 @@ class SemanticStore(BaseStore):
                 boosts=self._boosts,
             )
         started = time.perf_counter()
-        if reach is None and len(prefix) >= ns.TENANT_LABELS:
-            hits = _enough(cursor, statements, op.limit)
-        else:
-            with cursor.connection.transaction():
-                cursor.execute(settings(reach, distributed=self._is_distributed))
-                hits = _enough(cursor, statements, op.limit, prepare=False)
+        with self._planned(cursor, prefix, reach) as prepare:
+            hits = _enough(cursor, statements, op.limit, prepare=prepare)
         if op.query and ranking.mode is not None and reach is None:
             self._indexes.noticed(prefix, time.perf_counter() - started)
         return hits
+
+    def _around(self, cursor: Cursor, op: ThreadSearch, ranking: Ranking) -> ThreadHits:
+        """Return what a search in threads finds; nothing where nothing is indexed."""
+        if ranking.mode is None:
+            return ThreadHits([], [])
+        prefix = op.namespace_prefix
+        vector = ranking.vectors.get(op.query)
+        reach = self._indexes.reach(prefix, cursor.connection)
+        statement = threads.around(
+            op,
+            space=None if vector is None else self._space,
+            vector=vector,
+            language=self._languages.checked(ranking.language),
+            reach=reach,
+        )
+        started = time.perf_counter()
+        with self._planned(cursor, prefix, reach) as prepare:
+            rows = cursor.execute(*statement, prepare=prepare).fetchall()
+        if reach is None:
+            self._indexes.noticed(prefix, time.perf_counter() - started)
+        return threads.hits(rows)
+
+    @contextlib.contextmanager
+    def _planned(
+        self, cursor: Cursor, prefix: Sequence[str], reach: Reach | None
+    ) -> Iterator[bool | None]:
+        """Hold what a search needs: a tenant's without indexes is planned once, others each time.
+
+        Yields:
+            Whether the statement is to be prepared.
+        """
+        if reach is None and len(prefix) >= ns.TENANT_LABELS:
+            yield None
+            return
+        with cursor.connection.transaction():
+            cursor.execute(settings(reach, distributed=self._is_distributed))
+            yield False
 
     # The tables behind it
 

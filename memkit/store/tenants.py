@@ -103,6 +103,7 @@ def is_distributed(connection: Connection, table: str = TABLES[0]) -> bool:
 def named_by(batch: Batch) -> Statement:
     """Return the statement that names the tenants of a batch, for its transaction."""
     prefixes = [search.namespace_prefix for _, search in batch.searches]
+    prefixes += [search.namespace_prefix for _, search in batch.threads]
     if batch.listings or any(of_prefix(prefix) is ALL for prefix in prefixes):
         return ALL
     namespaces = [*prefixes, *(get.namespace for _, get in batch.gets)]

@@ -99,12 +99,15 @@ WHERE old.tenant = {tenant} AND old.namespace = asked.namespace AND old.key = as
 
 # A tsvector holds at most 1 MB, hence left(). unnest pads the shorter array with NULL.
 _INDEX = """
-INSERT INTO memkit_passages (tenant, namespace, key, path, text, {column}, tsv, terms)
+INSERT INTO memkit_passages
+    (tenant, namespace, key, path, text, {column}, tsv, terms, thread, position)
 SELECT tenant, namespace, key, path, text, embedding,
-    to_tsvector(language::regconfig, left(text, 100000)), memkit_terms(plain::jsonb)
+    to_tsvector(language::regconfig, left(text, 100000)), memkit_terms(plain::jsonb),
+    thread, position
 FROM unnest(%(tenants)b::text[], %(namespaces)b::text[], %(keys)b::text[], %(paths)b::text[],
-    %(texts)b::text[], %(plain)b::text[], %(languages)b::text[], %(vectors)b::{vector_type}[])
-    AS new (tenant, namespace, key, path, text, plain, language, embedding)
+    %(texts)b::text[], %(plain)b::text[], %(languages)b::text[], %(vectors)b::{vector_type}[],
+    %(threads)b::text[], %(positions)b::bigint[])
+    AS new (tenant, namespace, key, path, text, plain, language, embedding, thread, position)
 """
 
 # A row that someone else is writing is left alone: the writer sets its expiry.
@@ -206,11 +209,14 @@ def write(
     if not history:
         statements += _delete("memkit_items", gone, apart=apart)
     if batch.passages:
+        said = any(passage.position is not None for passage in batch.passages)
         params = {
             **passage_columns(batch.passages),
             "plain": [passage.plain for passage in batch.passages],
             "vectors": list(vectors),
             "languages": [languages.of(passage.language) for passage in batch.passages],
+            "threads": [passage.thread for passage in batch.passages] if said else [],
+            "positions": [passage.position for passage in batch.passages] if said else [],
         }
         column, type_ = (space.name, space.type) if space else (FIRST_COLUMN, "halfvec")
         statements.append(Statement(_INDEX.format(column=column, vector_type=type_), params))
