@@ -38,8 +38,9 @@ class Summary(TypedDict):
 class Recalled(TypedDict):
     """One memory that was found for the current turn; times are ISO 8601 in UTC.
 
-    `ask` of a stale one says whether the model is to have it confirmed in this turn. `score` is the
-    store's, less a little for age and want of confidence; None where the store does not rank.
+    `ask` of a stale one says whether the model is to have it confirmed in this turn. `score` is by
+    meaning and words, less a little for age and want of confidence; None where the store does not
+    rank. `said` of a fact are the turns that say so, as said, the start of each.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Recalled(TypedDict):
     thread_id: str | None
     attribute: NotRequired[str | None]
     ask: NotRequired[bool]
+    said: NotRequired[list[str]]
 
 
 def merge_memory(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from memkit.errors import ConfigError
 from memkit.facts.sameness import canonical
 
 Status = Literal["current", "superseded", "retracted"]
+_STATUSES = get_args(Status)
 _TIMES = ("first_seen", "last_updated", "last_confirmed", "valid_from", "valid_to")
 
 SINGLE_VALUED = frozenset(
@@ -96,8 +97,8 @@ class Fact:
             raise ConfigError("a fact needs a text")
         if not 0 <= self.confidence <= 1:
             raise ConfigError(f"confidence is from 0 to 1, got {self.confidence!r}")
-        if self.status not in get_args(Status):
-            raise ConfigError(f"status is one of {get_args(Status)}, got {self.status!r}")
+        if self.status not in _STATUSES:
+            raise ConfigError(f"status is one of {_STATUSES}, got {self.status!r}")
         for name in ("source", "data"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name} is a mapping, got {getattr(self, name)!r}")
@@ -131,15 +132,17 @@ class Fact:
         Raises:
             ConfigError: The value is not that of a fact.
         """
-        known = {f.name for f in fields(cls)} - {"key"}
         try:
-            return cls(key=key, **{k: v for k, v in value.items() if k in known})
+            return cls(key=key, **{k: v for k, v in value.items() if k in _STORED})
         except (TypeError, AttributeError, ValueError) as error:
             raise ConfigError(f"the item {key!r} is not a fact: {error}") from error
 
     def changed(self, **changes: Any) -> "Fact":
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+
+_STORED = frozenset(f.name for f in fields(Fact)) - {"key"}
 
 
 def same_statement(a: Fact, b: Fact) -> bool:

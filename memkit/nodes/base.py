@@ -263,14 +263,15 @@ class MemoryNode(Runnable[Any, Update]):
         return edited_before(messages, end, [*recent, through], cursor.get("digests") or [])
 
     def read_through(
-        self, visit: Visit, entry: str, messages: Sequence[BaseMessage], end: int
+        self, visit: Visit, entry: str, messages: Sequence[BaseMessage], end: int, **more: Any
     ) -> Update:
-        """Return the update that says that the messages before `end` are read."""
+        """Return the update that says that the messages before `end` are read, and `more`."""
         recent = ids_before(messages, end)
         place = {
             "through_id": id_of(messages, end - 1),
             "recent": recent,
             "digests": [digest(message) for message in messages[end - 1 - len(recent) : end]],
+            **more,
         }
         return self.with_cursor(visit, entry, place)
 

@@ -2,16 +2,18 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.messages import BaseMessage
-from langgraph.store.base import SearchItem, SearchOp
+from langgraph.store.base import BaseStore, GetOp, SearchItem, SearchOp
 
 from memkit.budget import ContextBudget
-from memkit.effects import Body, StoreBatch
+from memkit.effects import Body, Rerank, StoreBatch, StoreOp, ThreadHits, ThreadSearch
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
 from memkit.facts.model import to_utc
@@ -22,6 +24,7 @@ from memkit.ranking import Candidate, distinct, ranked
 from memkit.secrets import redacted
 from memkit.state import Recalled, Source
 from memkit.summary import checked_summary, covered_until
+from memkit.turns import Question, TurnRanking, best, turn_key
 from memkit.view import facts_that_fit
 
 _log = logging.getLogger(__name__)
@@ -35,6 +38,16 @@ _PAST = re.compile(
 # Times the limit: how many of each source are looked at. Some are left out as copies, as seen
 # anyway or as expired, and their places go to the next best.
 _LOOK_AT = 2
+# Turns that may be what is asked for, by meaning, and as many by words.
+_CANDIDATES = 40
+# Who speaks is read off this many turns, and believed so long, for so many users.
+_LATEST = 50
+_SPEAKERS_S = 300.0
+_NAMESPACES = 1_000
+# Of the turns that a fact was taken from so many, and so much of each, stay in the state.
+_WORDS_OF = 3
+_WORDS_CHARS = 400
+_PLACE = "place"
 
 
 class MemoryRecall(MemoryNode):
@@ -44,9 +57,10 @@ class MemoryRecall(MemoryNode):
     best first: nothing both as a turn and as a fact, and of near-copies the most recent one. What
     the model sees anyway, because it was said in this thread since the last cut, is left out.
 
-    A `score` is the store's, by meaning and words, less up to .03 for age and up to .03 for want of
-    confidence (memkit/ranking.py); None where the store does not rank. A query holds no secrets and
-    no notes that memkit or LangChain put into the history.
+    A turn is found by what was said around it, too (memkit/turns.py), and a fact comes with the
+    words it was taken from. A `score` is by meaning and words, less up to .03 for age and up to .03
+    for want of confidence (memkit/ranking.py); None where the store does not rank. A query holds no
+    secrets and no notes that memkit or LangChain put into the history.
 
     Args:
         limit: The most memories to return, pinned ones included.
@@ -58,6 +72,9 @@ class MemoryRecall(MemoryNode):
         namespace: Where facts are.
         turns_namespace: Where TurnRecorder keeps turns.
         sources: "facts", "turns", or both.
+        ranking: What counts in the ranking of turns; needs a SemanticStore, others rank by theirs.
+        reranker: A cross-encoder or a model behind LangChain's interface, which puts the best twice
+            `limit` memories into a better order. Where it fails they keep theirs.
         policy: Sets `freshness`; StaleFactCheck may judge again with its own.
         include_expired: Also return expired and superseded facts; what was taken back never.
         output_key: The state key to write.
@@ -69,7 +86,9 @@ class MemoryRecall(MemoryNode):
 
     Cost:
         One `batch` of the store with one search per source and per pinned attribute, and with both
-        sources one more, for the facts that no longer hold; one embedding of the query.
+        sources one more search, for the facts that no longer hold, and another batch, for the words
+        of the facts; with turns now and then one for who speaks. One embedding of the query; two
+        with both sources, if it names who speaks.
 
     Raises:
         ConfigError: A name of the namespace is not known at run time.
@@ -86,6 +105,8 @@ class MemoryRecall(MemoryNode):
         namespace: Sequence[str] = FACTS_NAMESPACE,
         turns_namespace: Sequence[str] = TURNS_NAMESPACE,
         sources: Sequence[Source] = ("facts",),
+        ranking: TurnRanking | None = None,
+        reranker: BaseDocumentCompressor | None = None,
         policy: StalenessPolicy | None = None,
         include_expired: bool = False,
         output_key: str = "recalled",
@@ -112,6 +133,12 @@ class MemoryRecall(MemoryNode):
             "facts": check_namespace(namespace),
             "turns": check_namespace(turns_namespace),
         }
+        self.ranking = TurnRanking() if ranking is None else ranking
+        check_type("ranking", self.ranking, TurnRanking)
+        if reranker is not None:
+            check_type("reranker", reranker, BaseDocumentCompressor)
+        self.reranker = reranker
+        self._known_speakers: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
         self.policy = StalenessPolicy() if policy is None else policy
         check_type("policy", self.policy, StalenessPolicy)
         self.include_expired = include_expired
@@ -134,7 +161,8 @@ class MemoryRecall(MemoryNode):
         seen = self._in_view(visit, messages)
         # Spare room for what is left out below.
         wanted = _LOOK_AT * self.limit + min(len(seen), 50)
-        ops = [
+        now = to_utc(self.now(asked[:1]))
+        ops: list[StoreOp] = [
             SearchOp(
                 namespaces["facts"],
                 filter={"attribute": attribute, "status": "current"},
@@ -142,9 +170,15 @@ class MemoryRecall(MemoryNode):
             )
             for attribute in self.pinned
         ]
+        question: Question | None = None
+        if query and "turns" in namespaces and getattr(store, "supports_threads", False):
+            speakers = yield from self._speakers(store, namespaces["turns"])
+            question = Question.read(query, speakers, now)
         if query:
             ops += [
-                SearchOp(namespace, filter=self._filter(source), limit=wanted, query=query)
+                self._search_threads(namespace, question)
+                if source == "turns" and question is not None
+                else self._search(source, namespace, query, wanted)
                 for source, namespace in namespaces.items()
             ]
             if len(self.sources) > 1 and not _PAST.search(query):
@@ -154,7 +188,6 @@ class MemoryRecall(MemoryNode):
         if not ops:
             return {self.output_key: []}
         answers = yield StoreBatch(store, ops)
-        now = to_utc(self.now(asked[:1]))
         pinned = [
             one
             for items in answers[: len(self.pinned)]
@@ -162,7 +195,12 @@ class MemoryRecall(MemoryNode):
                 self._read("facts", items, now), key=lambda one: one.said, reverse=True
             )
         ]
-        searched = answers[len(self.pinned) :]
+        searched = [
+            best(question, answer, self.ranking, wanted)
+            if question is not None and isinstance(answer, ThreadHits)
+            else answer
+            for answer in answers[len(self.pinned) :]
+        ]
         found = [
             one
             for source, items in zip(self.sources, searched, strict=False)
@@ -174,10 +212,37 @@ class MemoryRecall(MemoryNode):
             for items in searched[len(self.sources) :]
             for one in self._read("facts", items, now)
         ]
-        return {self.output_key: self._select(pinned, found, ended, visit.thread_id, seen)}
+        first = [one for one in pinned if self._holds(one)]
+        rest = self._unseen(ranked(found, ended), visit.thread_id, seen)
+        rest = yield from self._reranked(rest[: _LOOK_AT * self.limit], query, visit)
+        chosen = self._fitting(one.item for one in distinct(rest, pinned=first))
+        if "turns" in namespaces:
+            chosen = yield from self._with_words(store, namespaces["turns"], chosen)
+        return {self.output_key: chosen}
 
-    def _filter(self, source: Source) -> dict[str, Any] | None:
-        return {"status": "current"} if source == "facts" and not self.include_expired else None
+    def _speakers(self, store: BaseStore, namespace: tuple[str, ...]) -> Body[frozenset[str]]:
+        """Return who speaks in the latest turns; asked again after some minutes."""
+        known = self._known_speakers.get(namespace)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        (latest,) = yield StoreBatch(store, [SearchOp(namespace, limit=_LATEST)])
+        names = (item.value.get("speaker") for item in latest)
+        speakers = frozenset(name for name in names if isinstance(name, str))
+        while len(self._known_speakers) >= _NAMESPACES:
+            self._known_speakers.pop(next(iter(self._known_speakers)), None)
+        self._known_speakers[namespace] = (time.monotonic() + _SPEAKERS_S, speakers)
+        return speakers
+
+    def _search_threads(self, namespace: tuple[str, ...], question: Question) -> ThreadSearch:
+        candidates, around = max(_CANDIDATES, self.limit), self.ranking.around
+        return ThreadSearch(namespace, question.text, question.text, candidates, around)
+
+    def _search(
+        self, source: Source, namespace: tuple[str, ...], query: str, wanted: int
+    ) -> SearchOp:
+        status = {"status": "current"}
+        only = status if source == "facts" and not self.include_expired else None
+        return SearchOp(namespace, filter=only, limit=wanted, query=query)
 
     def _in_view(self, visit: Visit, messages: Sequence[BaseMessage]) -> set[str]:
         """Return ids of this thread's messages that the model sees as they were said."""
@@ -197,19 +262,13 @@ class MemoryRecall(MemoryNode):
             except ConfigError as error:
                 _log.warning("left out an item of %s: %s", item.namespace, error)
 
-    def _select(
-        self,
-        pinned: Sequence[Candidate],
-        found: Sequence[Candidate],
-        ended: Sequence[Candidate],
-        thread_id: str | None,
-        seen: set[str],
-    ) -> list[Recalled]:
-        """Return the best that the model does not see anyway, behind what is pinned."""
-        first = [one for one in pinned if self._holds(one)]
-        rest = [
+    def _unseen(
+        self, best_first: Iterable[Candidate], thread_id: str | None, seen: set[str]
+    ) -> list[Candidate]:
+        """Return those that the model does not see anyway."""
+        return [
             one
-            for one in ranked(found, ended)
+            for one in best_first
             if self._holds(one)
             and not (
                 one.item["message_ids"]
@@ -217,10 +276,56 @@ class MemoryRecall(MemoryNode):
                 and seen.issuperset(one.item["message_ids"])
             )
         ]
-        chosen = [one.item for one in distinct(rest[: _LOOK_AT * self.limit], pinned=first)]
+
+    def _reranked(
+        self, best_first: Sequence[Candidate], query: str, visit: Visit
+    ) -> Body[list[Candidate]]:
+        """Return memories in the order of the reranker; what it leaves out comes behind."""
+        if self.reranker is None or not best_first or not query:
+            return list(best_first)
+        documents = [
+            Document(one.item["text"], metadata={_PLACE: n}) for n, one in enumerate(best_first)
+        ]
+        try:
+            kept = yield Rerank(self.reranker, documents, query)
+        except Exception as error:  # noqa: BLE001 - whatever a service raises, the turn goes on
+            _log.warning("memories keep their order, the reranker failed: %r", error)
+            visit.emit(reranker_failed=type(error).__name__)
+            return list(best_first)
+        places = dict.fromkeys(document.metadata[_PLACE] for document in kept)
+        places |= dict.fromkeys(range(len(best_first)))
+        return [best_first[n] for n in places]
+
+    def _fitting(self, best_first: Iterable[Recalled]) -> list[Recalled]:
+        chosen = list(best_first)
         if self.budget is None:
             return chosen[: self.limit]
         return facts_that_fit(chosen, self.budget, self.limit)
+
+    def _with_words(
+        self, store: BaseStore, namespace: tuple[str, ...], chosen: Sequence[Recalled]
+    ) -> Body[list[Recalled]]:
+        """Return memories, the facts among them with the turns that say so."""
+        keys = {
+            n: [turn_key(item["thread_id"], said) for said in item["message_ids"][:_WORDS_OF]]
+            for n, item in enumerate(chosen)
+            if item["source"] == "facts"
+        }
+        wanted = list(dict.fromkeys(key for each in keys.values() for key in each))
+        if not wanted:
+            return list(chosen)
+        turns = yield StoreBatch(store, [GetOp(namespace, key) for key in wanted])
+        texts = {
+            key: str(turn.value.get("text", ""))[:_WORDS_CHARS]
+            for key, turn in zip(wanted, turns, strict=True)
+            if turn is not None
+        }
+        return [
+            {**item, "said": [texts[key] for key in keys.get(n, ()) if key in texts]}
+            if item["source"] == "facts"
+            else item
+            for n, item in enumerate(chosen)
+        ]
 
     def _holds(self, one: Candidate) -> bool:
         return self.include_expired or one.item["freshness"] != "expired"

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langgraph.store.base import PutOp
 
-from memkit.effects import Body, stable_key, write
-from memkit.messages import id_of, said_at, speaker_of, text_of
+from memkit.effects import Body, write
+from memkit.messages import after, id_of, said_at, speaker_of, text_of
 from memkit.namespaces import TURNS_NAMESPACE, check_namespace
 from memkit.nodes.base import (
     MemoryNode,
@@ -17,13 +18,15 @@ from memkit.nodes.base import (
     said_by_someone,
 )
 from memkit.secrets import redacted
+from memkit.turns import times_of, turn_key
 
 
 class TurnRecorder(MemoryNode):
     """Keeps every human and assistant message that has a text, with its speaker and time.
 
-    Writing is idempotent: the key of an item is made of thread and message id, so that a retry, a
-    replay or a second worker writes the same item again.
+    Its `position` in the thread and the dates it tells of let MemoryRecall see what was said around
+    it, and when. Writing is idempotent: the key of an item is made of thread and message id, so
+    that a retry, a replay or a second worker writes the same item again.
 
     Args:
         namespace: Where turns are kept.
@@ -66,26 +69,45 @@ class TurnRecorder(MemoryNode):
         store = visit.store
         namespace = visit.namespace(self.namespace)
         puts, changed = [], 0
+        position = self._position(visit, messages, begin)
         for i in range(begin, len(messages)):
             message = messages[i]
-            text = text_of(message).strip()
-            if not text or not said_by_someone(message):
+            if not _is_turn(message):
                 continue
+            text = text_of(message).strip()
             if self.redact:
                 said, text = text, redacted(text)
                 changed += said != text
             message_id = id_of(messages, i)
-            at = (said_at(message) or self.now(messages)).isoformat()
+            at = said_at(message) or self.now(messages)
             value = {
                 "text": f"{speaker_of(message)}: {text}".replace("\0", ""),  # Postgres keeps none
                 "kind": "turn",
                 "speaker": speaker_of(message),
-                "last_updated": at,
+                "last_updated": at.isoformat(),
                 "source": {"thread_id": visit.thread_id, "message_ids": [message_id]},
+                "thread_id": visit.thread_id,
+                "position": position,
+                "times": times_of(text, at),
             }
+            position += 1
             puts.append(
-                PutOp(namespace, stable_key(visit.thread_id, message_id), value, index=["text"])
+                PutOp(namespace, turn_key(visit.thread_id, message_id), value, index=["text"])
             )
         yield from write(store, puts)
         visit.emit(recorded=len(puts), redacted=changed)
-        return self.read_through(visit, self.entry, messages, len(messages))
+        return self.read_through(visit, self.entry, messages, len(messages), position=position)
+
+    def _position(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:
+        """Return the place in the thread of the turn at or behind `begin`.
+
+        The history may have lost its start, so turns are counted from the cursor on.
+        """
+        cursor = self.cursor(visit, self.entry)
+        end = after(messages, cursor.get("through_id"), cursor.get("recent"))
+        again = sum(map(_is_turn, messages[begin:end]))
+        return max(0, int(cursor.get("position", 0)) - again)
+
+
+def _is_turn(message: BaseMessage) -> bool:
+    return said_by_someone(message) and bool(text_of(message).strip())

