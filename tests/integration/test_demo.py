@@ -122,6 +122,7 @@ def test_a_finished_demo_is_shown_again_from_what_is_stored(
 def test_killed_at_any_moment_it_goes_on_and_nothing_is_lost_or_doubled(
     story: tuple[Path, str, float], tmp_path: Path
 ) -> None:
+    interrupt(tmp_path)
     moments = random.Random(20261122)  # noqa: S311 - repeatable, not secret
     for _ in range(KILLS):
         process = subprocess.Popen(
@@ -132,7 +133,6 @@ def test_killed_at_any_moment_it_goes_on_and_nothing_is_lost_or_doubled(
             process.stdout.readline()  # "data directory": imports are done
             time.sleep(moments.uniform(0.0, 4.0))
             process.kill()
-    interrupt(tmp_path)
     run(tmp_path)
     assert dump(tmp_path) == dump(story[0])
 
