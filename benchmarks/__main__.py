@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,10 +13,16 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim", "summary", "facts", "store", "chaos")
+BENCHMARKS = ("tokens", "trim", "summary", "facts", "recall", "qa", "store", "chaos")
 """Modules of this package; each has `run(options) -> Report`."""
 
-DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000}
+DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000, "qa": 4_000}
+
+_MAKES_ITS_DATA = {
+    "trim": "trim generates its conversations and has fixed budgets",
+    "store": "store generates its items and has no budget",
+    "chaos": "chaos makes its own load and has no budget",
+}
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # what shells report for SIGINT
@@ -32,27 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_tokens=arguments.max_tokens or DEFAULT_MAX_TOKENS.get(arguments.name, 0),
         model=arguments.model,
         base_url=arguments.base_url,
+        questions=arguments.questions,
+        ablation=arguments.ablation,
+        judge=arguments.judge,
+        prices=arguments.prices and tuple(arguments.prices),
     )
     try:
-        if arguments.name == "trim" and (arguments.data or arguments.max_tokens):
-            raise ConfigError(
-                "trim generates its conversations and has fixed budgets; leave out --data and "
-                "--max-tokens"
-            )
-        if arguments.name == "store" and (arguments.data or arguments.max_tokens):
-            raise ConfigError(
-                "store generates its items and has no budget; leave out --data and --max-tokens"
-            )
-        if arguments.name == "chaos" and (arguments.data or arguments.max_tokens):
-            raise ConfigError(
-                "chaos makes its own load and has no budget; leave out --data and --max-tokens"
-            )
-        if arguments.name == "facts" and arguments.max_tokens:
-            raise ConfigError("facts has no budget; leave out --max-tokens")
-        if arguments.name != "summary" and (arguments.model or arguments.base_url):
-            raise ConfigError(
-                f"{arguments.name} runs without a model; leave out --model and --base-url"
-            )
+        _check_taken(arguments)
         for path in (arguments.json, arguments.plot):
             _check_writable(path)
         if options.plot is not None and options.plot.suffix.lower() != ".png":
@@ -70,6 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_taken(arguments: argparse.Namespace) -> None:
+    """Refuse options that a benchmark has no use for.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    name = arguments.name
+    if name in _MAKES_ITS_DATA and (arguments.data or arguments.max_tokens):
+        raise ConfigError(f"{_MAKES_ITS_DATA[name]}; leave out --data and --max-tokens")
+    if name in ("facts", "recall") and arguments.max_tokens:
+        raise ConfigError(f"{name} has no budget; leave out --max-tokens")
+    if name not in ("summary", "qa") and (arguments.model or arguments.base_url):
+        raise ConfigError(f"{name} runs without a model; leave out --model and --base-url")
+    if name not in ("recall", "qa") and arguments.questions:
+        raise ConfigError(f"{name} takes its questions as they are; leave out --questions")
+    if name != "recall" and arguments.ablation:
+        raise ConfigError(f"{name} has no variants; leave out --ablation")
+    if name != "qa" and (arguments.judge or arguments.prices):
+        raise ConfigError(f"{name} judges no answers; leave out --judge and --prices")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure memkit beside other ways."
@@ -79,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="PATH",
-        help="tokens, summary: a LoCoMo file; default: the shipped story; facts: one with "
-        "annotated observations",
+        help="tokens, summary: a LoCoMo file; recall, qa: one of LoCoMo or LongMemEval; default: "
+        "the shipped story; facts: a LoCoMo file with annotated observations",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a small part in memory, to see that all runs"
@@ -95,9 +109,32 @@ def _parser() -> argparse.ArgumentParser:
         + ", ".join(f"{tokens} for {name}" for name, tokens in DEFAULT_MAX_TOKENS.items()),
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="summary: a chat model that writes the summaries"
+        "--model",
+        metavar="NAME",
+        help="summary: a chat model that writes the summaries; qa: the one that answers",
     )
-    parser.add_argument("--base-url", metavar="URL", help="summary: an OpenAI-compatible server")
+    parser.add_argument(
+        "--base-url", metavar="URL", help="summary, qa: an OpenAI-compatible server"
+    )
+    parser.add_argument(
+        "--questions",
+        type=_positive,
+        metavar="N",
+        help="recall, qa: ask so many, evenly spread; default: all",
+    )
+    parser.add_argument(
+        "--ablation", action="store_true", help="recall: variants of memkit, without the field"
+    )
+    parser.add_argument(
+        "--judge", metavar="NAME", help="qa: the model that judges answers; default: --model"
+    )
+    parser.add_argument(
+        "--prices",
+        type=_price,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="qa: dollars per million tokens of prompt and of reply",
+    )
     return parser
 
 
@@ -105,6 +142,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _price(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a price, 0 or more, got {text}")
     return number
 
 

@@ -22,12 +22,16 @@ class Options:
     """What every benchmark understands.
 
     Attributes:
-        data: A file in LoCoMo's form; None for the shipped story.
+        data: A file in LoCoMo's form, for some also in LongMemEval's; None for the shipped story.
         quick: Take a small part and the simplest store: a check that all runs, not a figure.
         plot: Where to save a picture, if anywhere.
         max_tokens: The budget of a model call.
         model: The name of a chat model, if one is to take part.
         base_url: An OpenAI-compatible server.
+        questions: Ask so many of the questions, evenly spread; None for all.
+        ablation: Compare variants of memkit with each other.
+        judge: The name of the model that judges answers; None for `model`.
+        prices: Of the model, in dollars per million tokens of prompt and of reply.
     """
 
     data: Path | None = None
@@ -36,6 +40,10 @@ class Options:
     max_tokens: int = 800
     model: str | None = None
     base_url: str | None = None
+    questions: int | None = None
+    ablation: bool = False
+    judge: str | None = None
+    prices: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Question:
     text: str
     answer: str
     evidence: tuple[str, ...]
-    category: int | None = None
+    category: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)

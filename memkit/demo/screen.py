@@ -54,8 +54,8 @@ class Tally:
     facts: int = 0
     superseded: int = 0
     stale: int = 0
-    asked: Counter[int | None] = field(default_factory=Counter)
-    hits: Counter[int | None] = field(default_factory=Counter)
+    asked: Counter[int | str | None] = field(default_factory=Counter)
+    hits: Counter[int | str | None] = field(default_factory=Counter)
 
     def add(self, event: Event) -> None:
         """Count an event."""
@@ -358,8 +358,8 @@ def _hits(tallies: Sequence[Tally]) -> Table:
     table.add_column("category")
     for name in ("questions", "hits", "share"):
         table.add_column(name, justify="right")
-    asked: Counter[int | None] = sum((tally.asked for tally in tallies), Counter())
-    hits: Counter[int | None] = sum((tally.hits for tally in tallies), Counter())
+    asked: Counter[int | str | None] = sum((tally.asked for tally in tallies), Counter())
+    hits: Counter[int | str | None] = sum((tally.hits for tally in tallies), Counter())
     for category, name in ASKED_CATEGORIES.items():
         table.add_row(
             f"{category} {name}",
