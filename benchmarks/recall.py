@@ -8,7 +8,8 @@ are the turns that the annotation names; questions without any are left out.
 - memkit: TurnRecorder, and MemoryRecall(sources=("turns",)) on a SemanticStore;
 - PostgresStore, InMemoryStore: LangGraph's stores, by vectors;
 - mem0: what it is given (`infer=False`), as it is by default, on a local Qdrant; no extras;
-- BM25: bm25s as it is by default, English stems and stop words, without vectors.
+- BM25: bm25s over English stems, its longer list of stop words, k1 = .9 and b = .4 as Anserini has
+  them (by default it finds less), without vectors.
 
 The same measure holds for every system. `k` counts turns: an item that spans or cites three turns
 takes three of the ten places, whether or not one of them was returned before.
@@ -43,7 +44,6 @@ from benchmarks.fact_peers import Stopwatch
 from benchmarks.recall_systems import (
     BM25,
     IN_MEMORY,
-    LIMIT,
     MEM0,
     MEMKIT,
     PEER,
@@ -55,6 +55,7 @@ from benchmarks.recall_systems import (
 from benchmarks.report import Options, Report, need_matplotlib, say
 from benchmarks.retrieval import (
     CUTS,
+    LIMIT,
     Figures,
     Judged,
     difference,
@@ -301,8 +302,10 @@ def draw(questions: Mapping[str, Sequence[Judged]], path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
-    known = {MEMKIT: "#0b6fb8", PEER: "#8a8a8a", IN_MEMORY: "#b0a18a", MEM0: "#d98b00"}
+    known = {MEMKIT: "#0b6fb8", PEER: "#8a8a8a", IN_MEMORY: "#333333", MEM0: "#d98b00"}
     known[BM25] = "#4f8f4f"
+    # Who ranks by the same vectors lies on the same line.
+    styles: dict[str, Any] = {PEER: (0, ()), IN_MEMORY: (0, (1, 3)), MEM0: (0, (5, 5))}
     drawing, axes = plt.subplots(figsize=(8, 4.6), dpi=150, layout="constrained")
     places = range(1, LIMIT + 1)
     for name, asked in questions.items():
@@ -312,7 +315,8 @@ def draw(questions: Mapping[str, Sequence[Judged]], path: Path) -> None:
             tokens,
             hits,
             color=known.get(name),
-            linewidth=1.6,
+            linewidth=3 if name == PEER else 1.6,
+            linestyle=styles.get(name, "-"),
             label=f"{name}  (10 turns: {hits[9]:.0%}, {tokens[9]:,.0f} tokens)",
         )
         for k, marker in zip(CUTS, ("s", "o", "D"), strict=True):

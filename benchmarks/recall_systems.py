@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import psycopg
@@ -23,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 
 from benchmarks.fact_peers import Stopwatch
 from benchmarks.peers import InstantModel
+from benchmarks.retrieval import LIMIT, Found
 from benchmarks.tokens import EMBEDDING_DIMS, as_message, config_of, question_message
 from memkit import MemoryRecall, MemoryState, SemanticStore, TurnRecorder
 from memkit.demo.conversations import Conversation, Line, Question
@@ -33,20 +34,6 @@ from memkit.namespaces import escape_label
 T = TypeVar("T")
 
 MEMKIT, PEER, IN_MEMORY, MEM0, BM25 = "memkit", "PostgresStore", "InMemoryStore", "mem0", "BM25"
-LIMIT = 20
-"""The turns each system is asked for."""
-
-
-class Found(NamedTuple):
-    """An item that a system returned.
-
-    Attributes:
-        message_ids: The turns that it is, or cites.
-        text: What it would show a model.
-    """
-
-    message_ids: tuple[str, ...]
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +264,11 @@ class Mem0:
 
 
 class Words:
-    """BM25 over English stems without stop words, an index per conversation."""
+    """BM25 over English stems without stop words, an index per conversation.
+
+    Of what is usual that serves these data best: the library's longer list of stop words, and the
+    parameters that Anserini takes for passages.
+    """
 
     def __init__(self) -> None:
         self._bm25s = import_module("bm25s")
@@ -288,7 +279,7 @@ class Words:
     def load(self, conversation: Conversation) -> None:
         """Index every line."""
         lines = [line for session in conversation.sessions for line in session.lines]
-        index = self._bm25s.BM25()
+        index = self._bm25s.BM25(k1=0.9, b=0.4)
         index.index(self._stems([said(line) for line in lines]), show_progress=False)
         self._indexes[conversation.id] = index, lines
 
@@ -309,7 +300,9 @@ class Words:
         return _timed(Stopwatch(), search, read)[1]
 
     def _stems(self, texts: Sequence[str]) -> Any:
-        return self._bm25s.tokenize(list(texts), stemmer=self._stemmer, show_progress=False)
+        return self._bm25s.tokenize(
+            list(texts), stopwords="english_plus", stemmer=self._stemmer, show_progress=False
+        )
 
 
 # -- opening them ------------------------------------------------------------------------------

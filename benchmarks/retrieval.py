@@ -3,14 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from benchmarks.intervals import interval
-from benchmarks.recall_systems import LIMIT, Found
 
+LIMIT = 20
+"""The turns each system is asked for."""
 CUTS = (5, 10, 20)
 """The numbers of turns that are looked at."""
 
 Figures = dict[str, float]
+
+
+class Found(NamedTuple):
+    """An item that a system returned.
+
+    Attributes:
+        message_ids: The turns that it is, or cites.
+        text: What it would show a model.
+    """
+
+    message_ids: tuple[str, ...]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
