@@ -15,6 +15,7 @@ from benchmarks.qa import SUMMARY, TRIMMED, Spent, all_of, dated, replies
 from benchmarks.talks import load_talks
 from benchmarks.tokens import FULL, MEMKIT
 from memkit import count_tokens
+from tests.haystacks import HAYSTACKS
 from tests.openai_server import completion, openai_server
 
 PARROT = "My parrot is called Captain Flint, he can whistle three songs."
@@ -101,6 +102,31 @@ def test_who_shows_the_evidence_is_right_and_pays_for_what_it_shows(
     answering = [r["messages"] for r in requests if "asked about conversations" in str(r)]
     assert len(answering) == 4 * len(QUESTIONS)
     assert all("Today is 2023-05-03." in prompt[0]["content"] for prompt in answering)
+
+
+@pytest.mark.slow
+def test_haystacks_are_asked_what_they_do_not_hold_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    data, output = tmp_path / "haystacks.json", tmp_path / "a.json"
+    data.write_text(json.dumps(HAYSTACKS[:2]))
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        prompt = "\n".join(str(message["content"]) for message in request["messages"])
+        if "Reference:" in prompt:  # a judge that heeds what it is told of the question
+            return told("yes" if "do not hold the answer" in prompt else "I cannot tell")
+        return told("Flint")
+
+    with openai_server(answer) as (url, _):
+        arguments = ["qa", "--data", str(data), "--base-url", url, "--json", str(output)]
+        assert main(arguments) == 0, capsys.readouterr().err
+    for figures in json.loads(output.read_text())["systems"].values():
+        assert figures["questions"] == 2
+        assert figures["category_multi-session_judge"] == 1
+        assert figures["category_single-session-user_judge"] == 0
+        assert (figures["unclear"], figures["f1"]) == (1, 1)  # F1 of the one that has an answer
+        assert "category_multi-session_f1" not in figures
 
 
 def test_a_reply_that_does_not_come_is_a_failure_and_costs_nothing() -> None:
