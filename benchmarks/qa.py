@@ -6,7 +6,7 @@ every question from what each system would send it, under the same instructions:
 - memkit: the turns are recorded, session by session, in threads of their own; the question is asked
   in a new thread, through MemoryRecall and TokenTrimmer;
 - full history: everything that was said, with the day at the head of each session;
-- trimmed history: the latest turns that fit the budget (`memkit.trim`);
+- trimmed history: the latest turns, as many as the whole budget holds (`memkit.trim`);
 - summary: RollingSummarizer and TokenTrimmer over one thread of all sessions, under the same
   budget: the running summary, written by the same model, and the latest turns.
 
@@ -276,13 +276,15 @@ def views_of(
     asked = conversation.questions
     budget = ContextBudget(options.max_tokens)
     summarizing = model.model_copy(update={"callbacks": [preparing]})
+    # Nothing comes after the question, so that there is no cut to save room for.
+    full = ContextBudget(options.max_tokens, low_water=1.0)
     daily = dated(conversation)
     summarized = Memkit(options.max_tokens, summarizing)
     history = replayed(summarized, daily)
     return [
         (MEMKIT, with_memkit(conversation, budget, store)),
         (FULL, asked_of(list, all_of(dated(conversation, heads=True)), asked, conversation)),
-        (TRIMMED, asked_of(lambda said: trim(said, budget), history, asked, conversation)),
+        (TRIMMED, asked_of(lambda said: trim(said, full), history, asked, conversation)),
         (SUMMARY, asked_of(summarized, history, asked, conversation)),
     ]
 
@@ -397,11 +399,13 @@ def answerable(question: Question) -> bool:
 def draw(figures: dict[str, Figures], path: Path) -> None:
     """Save a picture of the share of right answers against the tokens of a question."""
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     colours = {MEMKIT: "#0b6fb8", FULL: "#8a8a8a", TRIMMED: "#d98b00", SUMMARY: "#4f8f4f"}
     drawing, axes = plt.subplots(figsize=(8, 4.2), dpi=150, layout="constrained")
     for name, one in figures.items():
+        if not one["prompt_tokens_per_question"]:
+            continue  # it was never answered
         off = [[one["judge"] - one["judge_low"]], [one["judge_high"] - one["judge"]]]
         axes.errorbar(
             one["prompt_tokens_per_question"],
@@ -415,6 +419,7 @@ def draw(figures: dict[str, Figures], path: Path) -> None:
             else f"{name}  ({one['judge']:.0%} right)",
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15)
