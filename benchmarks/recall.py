@@ -22,12 +22,14 @@ takes three of the ten places, whether or not one of them was returned before.
 - `latency_p50_ms`, `latency_p95_ms`: a search without the embedding of the question, for memkit the
   whole node; `embed_p50_ms`: that embedding; `with_embed_p50_ms`, `with_embed_p95_ms`: both. The
   systems take turns, question by question.
+- `bytes_per_turn`: of the tables on the server and their indexes.
 - `category_C_...`: over the questions of one category.
 
 `better` in the settings is how far memkit's hit@10 is above that of each system, with its interval,
 over the same questions.
 
-`--ablation` compares variants of memkit instead (`VARIANTS`), over one database.
+`--ablation` compares variants of memkit instead (`VARIANTS`), over one database, which holds facts
+too, and without the time of the embedding.
 """
 
 import sys
@@ -70,6 +72,7 @@ from memkit import local
 from memkit.demo.conversations import Conversation, Question
 from memkit.errors import ConfigError
 from memkit.tokens import TokenCounter
+from memkit.turns import TurnRanking
 
 SEED = 0
 QUICK_QUESTIONS = 20
@@ -82,18 +85,38 @@ class Variant:
     Attributes:
         name: Of the system in the report.
         recall: Arguments of MemoryRecall beside `limit` and `sources`.
-        store: Arguments of SemanticStore.open.
     """
 
     name: str
     recall: Mapping[str, Any] = field(default_factory=dict)
-    store: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _ranked(**changes: Any) -> dict[str, Any]:
+    return {"ranking": TurnRanking(**changes)}
 
 
 VARIANTS = (
     Variant(MEMKIT),
-    Variant("vectors alone", store={"search_mode": "vector"}),
-    Variant("words alone", store={"search_mode": "text"}),
+    Variant("without neighbours", _ranked(reach=0, near=(1.0,))),
+    Variant("without neighbours' words", _ranked(reach=0)),
+    Variant("without neighbours' meaning", _ranked(near=(1.0,))),
+    Variant("without the speaker", _ranked(speaker=0)),
+    Variant("without dates", _ranked(date=0)),
+    Variant("without asking when", _ranked(when=0)),
+    Variant("without questions' malus", _ranked(question=0)),
+    Variant("without meaning", _ranked(meaning=0)),
+    Variant("without words", _ranked(words=0)),
+    Variant(
+        "words and meaning of the turn",
+        _ranked(reach=0, near=(1.0,), speaker=0, date=0, when=0, question=0),
+    ),
+    Variant("with facts", {"sources": ("facts", "turns")}),
+    Variant("speaker 2", _ranked(speaker=2)),
+    Variant("speaker 8", _ranked(speaker=8)),
+    Variant("meaning 1", _ranked(meaning=1)),
+    Variant("meaning 4", _ranked(meaning=4)),
+    Variant("reach 2", _ranked(reach=2)),
+    Variant("decay .9", _ranked(decay=0.9)),
 )
 """What `--ablation` compares; the first one is memkit as it is by default, and writes."""
 
@@ -151,25 +174,31 @@ def run(options: Options) -> Report:
         embeddings = SharedEmbeddings(local.embeddings(), watch)
         opener = Opener(dsn, embeddings, watch, directory, resources)
         if options.ablation:
-            systems = {v.name: opener.memkit(v.recall, v.store) for v in VARIANTS}
+            systems = {v.name: opener.memkit(v.recall, facts=True) for v in VARIANTS}
             loaded: dict[str, System] = load(dict(systems), conversations, absent)
         else:
             peers = opened(opener, absent)
             loaded = load({MEMKIT: opener.memkit(), **peers}, conversations, absent)
-        embeddings.asking = True
+        sizes = opener.sizes()
+        embeddings.asking = not options.ablation  # whose questions are embedded once
         measured = ask(loaded, conversations, absent)
     if options.plot is not None:
         draw({name: one.judged for name, one in measured.items()}, options.plot)
+    turns = sum(len(s.lines) for c in conversations for s in c.sessions)
+    figures = {name: one.metrics() for name, one in measured.items()}
+    if not options.ablation:
+        for name in figures.keys() & sizes.keys():
+            figures[name]["bytes_per_turn"] = sizes[name] / turns
     return Report(
         bench="recall",
-        systems={name: one.metrics() for name, one in measured.items()},
+        systems=figures,
         seed=SEED,
         settings={
             "quick": options.quick,
             "ablation": options.ablation,
             "data": "story" if options.data is None else options.data.name,
             "conversations": len(conversations),
-            "turns": sum(len(s.lines) for c in conversations for s in c.sessions),
+            "turns": turns,
             "questions": sum(len(c.questions) for c in conversations),
             "questions_left_out": left_out,
             "limit": LIMIT,

@@ -25,7 +25,7 @@ from benchmarks.fact_peers import Stopwatch
 from benchmarks.peers import InstantModel
 from benchmarks.retrieval import LIMIT, Found
 from benchmarks.tokens import EMBEDDING_DIMS, as_message, config_of, question_message
-from memkit import MemoryRecall, MemoryState, SemanticStore, TurnRecorder
+from memkit import FactExtractor, MemoryRecall, MemoryState, SemanticStore, TurnRecorder
 from memkit.demo.conversations import Conversation, Line, Question
 from memkit.effects import run, write
 from memkit.messages import speaker_of
@@ -103,12 +103,20 @@ def said(line: Line) -> str:
 # -- memkit ------------------------------------------------------------------------------------
 
 
-def record(conversation: Conversation, store: BaseStore) -> None:
-    """Write the turns of a conversation with TurnRecorder, each session in a thread of its own."""
+def record(conversation: Conversation, store: BaseStore, *, facts: bool = False) -> None:
+    """Write the turns of a conversation with TurnRecorder, each session in a thread of its own.
+
+    Args:
+        conversation: What was said.
+        store: Where to.
+        facts: Whether FactExtractor, without a model, takes down facts beside them.
+    """
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
     builder.add_node("record", TurnRecorder())
     builder.add_edge(START, "record")
-    builder.add_edge("record", END)
+    if facts:
+        builder.add_node("extract", FactExtractor(None))
+        builder.add_edge("record", "extract")
     graph = builder.compile(store=store)
     for session in conversation.sessions:
         messages = [as_message(line) for line in session.lines]
@@ -122,6 +130,7 @@ class Memkit:
         store: Where the turns are.
         watch: That of the embedder of the store.
         writes: Whether `load` writes; else another one does.
+        facts: Whether it writes facts, too.
         recall: Arguments of MemoryRecall.
     """
 
@@ -131,11 +140,13 @@ class Memkit:
         watch: Stopwatch,
         *,
         writes: bool = True,
+        facts: bool = False,
         recall: Mapping[str, Any] | None = None,
     ) -> None:
         self._store = store
         self._watch = watch
         self._writes = writes
+        self._facts = facts
         self._answers: list[Answer] = []
         node = MemoryRecall(**{"limit": LIMIT, "sources": ("turns",), **(recall or {})})
 
@@ -154,7 +165,7 @@ class Memkit:
     def load(self, conversation: Conversation) -> None:
         """Record every turn."""
         if self._writes:
-            record(conversation, self._store)
+            record(conversation, self._store, facts=self._facts)
 
     def ask(self, conversation: Conversation, question: Question) -> Answer:
         """Run the graph in a thread of the question's own."""
@@ -332,7 +343,8 @@ class Opener:
         self._watch = watch
         self._directory = directory
         self._resources = resources
-        self._own: str | None = None
+        self._store: SemanticStore | None = None
+        self._databases: dict[str, str] = {}
 
     @property
     def peers(self) -> dict[str, Callable[[], System]]:
@@ -344,22 +356,32 @@ class Opener:
             BM25: Words,
         }
 
-    def memkit(
-        self, recall: Mapping[str, Any] | None = None, store: Mapping[str, Any] | None = None
-    ) -> Memkit:
-        """Open memkit; all of them have one database, which the first one writes."""
-        writes = self._own is None
-        self._own = self._own or self._database("memkit")
-        opened = SemanticStore.open(
-            self._own, embed=self._embeddings, dims=EMBEDDING_DIMS, **(store or {})
-        )
-        self._resources.enter_context(opened)
-        opened.setup()
-        return Memkit(opened, self._watch, writes=writes, recall=recall)
+    def memkit(self, recall: Mapping[str, Any] | None = None, *, facts: bool = False) -> Memkit:
+        """Open memkit; all of them have one store, which the first one writes."""
+        writes = self._store is None
+        if self._store is None:
+            opened = SemanticStore.open(
+                self._database(MEMKIT), embed=self._embeddings, dims=EMBEDDING_DIMS
+            )
+            self._store = self._resources.enter_context(opened)
+            self._store.setup()
+        return Memkit(self._store, self._watch, writes=writes, facts=facts, recall=recall)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of the tables of each system on the server, with their indexes."""
+        found = {}
+        for name, dsn in self._databases.items():
+            with psycopg.connect(dsn) as connection:
+                row = connection.execute(
+                    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
+                    " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+                ).fetchone()
+            found[name] = int(row[0]) if row else 0
+        return found
 
     def _postgres_store(self) -> System:
         found = import_module("langgraph.store.postgres").PostgresStore
-        dsn = self._database("peer")
+        dsn = self._database(PEER)
         store = self._resources.enter_context(
             found.from_conn_string(
                 dsn,
@@ -378,4 +400,5 @@ class Opener:
     def _database(self, name: str) -> str:
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return make_conninfo(self._dsn, dbname=name)
+        self._databases[name] = make_conninfo(self._dsn, dbname=name)
+        return self._databases[name]

@@ -49,6 +49,7 @@ class TurnRanking:
     The unit is that of an inverse document frequency, a nat: what one word of that rarity counts.
 
     Attributes:
+        words: Times what the words of the question count that a turn or those around it have.
         reach: How many turns away a word of the question still counts for a turn.
         decay: What is left of it per turn of distance.
         meaning: What a cosine counts that is a standard deviation above those of the others.
@@ -67,6 +68,7 @@ class TurnRanking:
         recall --ablation`; half or twice of any of them changes hit@10 by about a point.
     """
 
+    words: float = 1.0
     reach: int = 4
     decay: float = 0.8
     meaning: float = 2.0
@@ -288,7 +290,8 @@ class _Around:
         fade = [ranking.decay**d if d <= ranking.reach else 0.0 for d in range(ranking.around + 1)]
         near = [*ranking.near, *[0.0] * len(fade)]
         self._steps = [(d, fade[d], near[d]) for d in range(1, len(fade))]
-        self._own, self._weight = ranking.near[0], ranking.meaning
+        self._own = ranking.near[0]
+        self._words, self._weight = ranking.words, ranking.meaning
 
     def score(self, n: int) -> float:
         """Return what turn n has for it: a word of its own, or of the nearest that has it."""
@@ -315,7 +318,7 @@ class _Around:
             if new and fade:
                 score += fade * self._worth_of(new)
                 found |= new
-        return score + self._weight * (total / weight if weight else 0.0)
+        return self._words * score + self._weight * (total / weight if weight else 0.0)
 
     def _worth_of(self, words: int) -> float:
         worth = self._worth.get(words)
