@@ -1,6 +1,5 @@
 """Remove checkpoints that nothing needs any more, beside live traffic."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +8,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from langgraph.checkpoint.memory import InMemorySaver
-
 from memkit.checkpoints.backend import NOTHING, Backend, Pause, Script, Tally
 from memkit.checkpoints.delta import History, Specs, carrier_for, path_of, specs_of, stored_form
-from memkit.checkpoints.memory import MemoryTables
 from memkit.checkpoints.policy import (
     CARRIER,
     FORMAT,
@@ -29,9 +25,8 @@ from memkit.checkpoints.policy import (
     order_of_removal,
     unreferenced,
 )
-from memkit.checkpoints.postgres import PostgresTables
 from memkit.checkpoints.report import PruneReport, Refusal
-from memkit.checkpoints.sqlite import SqliteTables
+from memkit.checkpoints.savers import tables_of
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, PruneUnsafe
 from memkit.facts.staleness import duration
@@ -97,7 +92,7 @@ def prune(
 
     Cost: Per thread and batch one transaction with a handful of statements.
     """
-    backend = tables_of(_as_compiled(saver, graph), asynchronous=False)
+    backend = tables_of(_as_compiled(saver, graph), asynchronous=False, twin="aprune")
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -130,7 +125,7 @@ async def aprune(
     now: datetime | None = None,
 ) -> PruneReport:
     """Do what `prune` does without blocking the event loop; it takes async savers too."""
-    backend = tables_of(_as_compiled(saver, graph), asynchronous=True)
+    backend = tables_of(_as_compiled(saver, graph), asynchronous=True, twin="aprune")
     job = _Job.of(
         backend,
         keep_last=keep_last,
@@ -145,32 +140,6 @@ async def aprune(
         now=now,
     )
     return await arun(job.body(_ids(thread_ids)))
-
-
-# The savers are other packages: whoever has an object of theirs has imported its module.
-_SAVERS: tuple[tuple[str, str, Any, bool], ...] = (
-    ("langgraph.checkpoint.postgres", "PostgresSaver", PostgresTables, False),
-    ("langgraph.checkpoint.postgres.aio", "AsyncPostgresSaver", PostgresTables, True),
-    ("langgraph.checkpoint.sqlite", "SqliteSaver", SqliteTables, False),
-    ("langgraph.checkpoint.sqlite.aio", "AsyncSqliteSaver", SqliteTables, True),
-)
-
-
-def tables_of(saver: Any, *, asynchronous: bool) -> Backend:
-    """Return the tables of a saver; async ones are for functions that run on an event loop."""
-    if isinstance(saver, InMemorySaver):
-        return MemoryTables(saver)
-    for module, name, tables, needs_loop in _SAVERS:
-        known = getattr(sys.modules.get(module), name, None)
-        if known is not None and isinstance(saver, known):
-            if needs_loop and not asynchronous:
-                raise ConfigError(f"an {name} works on an event loop; use await aprune(...)")
-            backend: Backend = tables(saver, asynchronous=needs_loop)
-            return backend
-    raise ConfigError(
-        f"checkpoints of a {type(saver).__name__} cannot be pruned; known are PostgresSaver, "
-        "SqliteSaver, their async forms and InMemorySaver. Nothing was touched"
-    )
 
 
 def _graphs(graph: Any) -> list[Any]:

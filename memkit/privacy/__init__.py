@@ -5,7 +5,7 @@ from typing import Any
 
 from langgraph.store.base import BaseStore
 
-from memkit.checkpoints.prune import tables_of
+from memkit.checkpoints.savers import tables_of
 from memkit.effects import arun, run
 from memkit.privacy.erasure import USERS, Person, erase
 from memkit.privacy.export import export

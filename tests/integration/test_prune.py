@@ -330,12 +330,12 @@ def test_aprune(kind: str, with_graph: bool, tmp_path: Path, empty_dsn: str) -> 
 
 
 def test_an_unknown_saver_is_told(empty_dsn: str) -> None:
-    with pytest.raises(ConfigError, match="checkpoints of a dict cannot be pruned"):
+    with pytest.raises(ConfigError, match="checkpoints of a dict are not known"):
         checkpoints.prune({}, keep_last=1)
     with (
         pytest.warns(DeprecationWarning, match="deprecated"),
         ShallowPostgresSaver.from_conn_string(empty_dsn) as shallow,
-        pytest.raises(ConfigError, match="ShallowPostgresSaver cannot be pruned"),
+        pytest.raises(ConfigError, match="ShallowPostgresSaver are not known"),
     ):
         checkpoints.prune(shallow, keep_last=1)
 
