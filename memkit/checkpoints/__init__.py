@@ -1,7 +1,19 @@
-"""Checkpoints of any saver: what of them is needed, and how the rest goes safely."""
+"""Checkpoints of any saver: what they take, what of them is needed, and how they move."""
 
-from memkit.checkpoints.backend import Tally
+from memkit.checkpoints.backend import Tally, ThreadSize
 from memkit.checkpoints.prune import aprune, prune
 from memkit.checkpoints.report import PruneReport, Refusal
+from memkit.checkpoints.sizes import CheckpointReport, Growth, areport, report
 
-__all__ = ["PruneReport", "Refusal", "Tally", "aprune", "prune"]
+__all__ = [
+    "CheckpointReport",
+    "Growth",
+    "PruneReport",
+    "Refusal",
+    "Tally",
+    "ThreadSize",
+    "aprune",
+    "areport",
+    "prune",
+    "report",
+]

@@ -26,7 +26,7 @@ class Statement(NamedTuple):
     """One statement; with `many`, `params` is a list of them and it runs once for each."""
 
     sql: str
-    params: Sequence[Any] = ()
+    params: Sequence[Any] | Mapping[str, Any] = ()
     fetch: bool = True
     many: bool = False
 
@@ -150,6 +150,39 @@ class Contents:
     blobs: list[Blob] = field(default_factory=list)
 
 
+class ThreadSize(NamedTuple):
+    """What one thread takes.
+
+    Attributes:
+        thread_id: Which thread.
+        checkpoints: How many it has.
+        rows: Of all tables.
+        bytes: Of what they hold.
+    """
+
+    thread_id: str
+    checkpoints: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a saver's tables take.
+
+    Attributes:
+        tables: Rows and bytes of what they hold: "checkpoints", "writes" and "blobs".
+        disk: What the database says that its files take, by their name.
+        threads: How many threads there are.
+        largest: The largest of them, the largest first.
+    """
+
+    tables: Mapping[str, Tally]
+    disk: Mapping[str, int]
+    threads: int
+    largest: Sequence[ThreadSize]
+
+
 class Backend(Protocol):
     """The tables of one saver. Every method but the first is a script."""
 
@@ -170,6 +203,9 @@ class Backend(Protocol):
 
     def threads(self, after: str, limit: int) -> Script[list[str]]:
         """Return the ids of the next threads, ascending."""
+
+    def sizes(self, largest: int, thread_ids: Sequence[str] | None) -> Script[Sizes]:
+        """Count rows and bytes, of these threads or of all."""
 
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread, and shut out other prunings of it."""

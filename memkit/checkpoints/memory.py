@@ -11,8 +11,10 @@ from memkit.checkpoints.backend import (
     ChannelFacts,
     Contents,
     Script,
+    Sizes,
     StoredWrite,
     Tally,
+    ThreadSize,
     drive,
     grouped,
     loaded,
@@ -75,6 +77,35 @@ class MemoryTables:
     def threads(self, after: str, limit: int) -> list[str]:
         """Return the ids of the next threads, ascending."""
         return sorted(str(t) for t in list(self.saver.storage) if str(t) > after)[:limit]
+
+    @script
+    def sizes(self, largest: int, thread_ids: Sequence[str] | None) -> Sizes:
+        """Count rows and bytes, of these threads or of all."""
+        rows = [
+            *(
+                ("checkpoints", thread, len(checkpoint[1]) + len(metadata[1]))
+                for thread, spaces in list(self.saver.storage.items())
+                for stored in list(spaces.values())
+                for checkpoint, metadata, _ in list(stored.values())
+            ),
+            *(
+                ("writes", place[0], len(value[1]))
+                for place, stored in list(self.saver.writes.items())
+                for _, _, value, _ in list(stored.values())
+            ),
+            *(("blobs", key[0], len(value[1])) for key, value in list(self.saver.blobs.items())),
+        ]
+        tables = {"checkpoints": Tally(), "writes": Tally(), "blobs": Tally()}
+        threads: dict[str, ThreadSize] = {}
+        for table, thread, size in rows:
+            if thread_ids is not None and thread not in thread_ids:
+                continue
+            tables[table] = tables[table].plus(1, size)
+            _, checkpoints, count, total = threads.get(thread, (thread, 0, 0, 0))
+            checkpoints += table == "checkpoints"
+            threads[thread] = ThreadSize(thread, checkpoints, count + 1, total + size)
+        ordered = sorted(threads.values(), key=lambda thread: (-thread.bytes, thread.thread_id))
+        return Sizes(tables, {}, len(threads), ordered[:largest])
 
     @script
     def contents(self, thread_id: str) -> Contents:

@@ -13,9 +13,11 @@ from memkit.checkpoints.backend import (
     Contents,
     Execute,
     Script,
+    Sizes,
     Statement,
     StoredWrite,
     Tally,
+    ThreadSize,
     Transaction,
     by_namespace,
     grouped,
@@ -30,6 +32,36 @@ _LOCK_SEED = 20_261_123
 
 _THREADS = """
 SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > %s ORDER BY thread_id LIMIT %s
+"""
+# `pg_column_size` tells what a value takes without reading it.
+_SIZES = """
+WITH counted AS (
+    SELECT thread_id, 'checkpoints' AS name, count(*) AS rows,
+           coalesce(sum(pg_column_size(checkpoint) + pg_column_size(metadata)), 0) AS bytes
+    FROM checkpoints WHERE %(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[])
+    GROUP BY thread_id
+    UNION ALL
+    SELECT thread_id, 'writes', count(*), coalesce(sum(pg_column_size(blob)), 0)
+    FROM checkpoint_writes WHERE %(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[])
+    GROUP BY thread_id
+    UNION ALL
+    SELECT thread_id, 'blobs', count(*), coalesce(sum(pg_column_size(blob)), 0)
+    FROM checkpoint_blobs WHERE %(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[])
+    GROUP BY thread_id
+), largest AS (
+    SELECT thread_id, coalesce(sum(rows) FILTER (WHERE name = 'checkpoints'), 0) AS checkpoints,
+           sum(rows) AS rows, sum(bytes) AS bytes
+    FROM counted GROUP BY thread_id ORDER BY sum(bytes) DESC, thread_id LIMIT %(largest)s
+)
+SELECT 'table' AS kind, name, 0::bigint AS checkpoints, sum(rows)::bigint AS rows,
+       sum(bytes)::bigint AS bytes
+FROM counted GROUP BY name
+UNION ALL SELECT 'thread', thread_id, checkpoints::bigint, rows::bigint, bytes::bigint FROM largest
+UNION ALL SELECT 'threads', '', 0, count(DISTINCT thread_id), 0 FROM counted
+"""
+_DISK = """
+SELECT name, pg_total_relation_size(to_regclass(name))::bigint AS bytes
+FROM unnest(ARRAY['checkpoints', 'checkpoint_writes', 'checkpoint_blobs']) AS name
 """
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))"
 _CHECKPOINTS = """
@@ -174,6 +206,25 @@ class PostgresTables:
         """Return the ids of the next threads, ascending."""
         rows = yield Statement(_THREADS, (after, limit))
         return [row["thread_id"] for row in rows]
+
+    def sizes(self, largest: int, thread_ids: Sequence[str] | None) -> Script[Sizes]:
+        """Count rows and bytes, of these threads or of all."""
+        asked = None if thread_ids is None else list(thread_ids)
+        found = yield Statement(_SIZES, {"ids": asked, "largest": largest})
+        disk = yield Statement(_DISK)
+        tables = {"checkpoints": Tally(), "writes": Tally(), "blobs": Tally()}
+        threads = []
+        count = 0
+        for row in found:
+            if row["kind"] == "table":
+                tables[row["name"]] = Tally(row["rows"], row["bytes"])
+            elif row["kind"] == "thread":
+                size = row["checkpoints"], row["rows"], row["bytes"]
+                threads.append(ThreadSize(row["name"], *size))
+            else:
+                count = row["rows"]
+        threads.sort(key=lambda thread: (-thread.bytes, thread.thread_id))
+        return Sizes(tables, {row["name"]: row["bytes"] for row in disk}, count, threads)
 
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread, and shut out other prunings of it."""

@@ -17,9 +17,11 @@ from memkit.checkpoints.backend import (
     Contents,
     Execute,
     Script,
+    Sizes,
     Statement,
     StoredWrite,
     Tally,
+    ThreadSize,
     Transaction,
     grouped,
     loaded,
@@ -30,6 +32,39 @@ from memkit.effects import Effect
 
 _THREADS = """
 SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > ? ORDER BY thread_id LIMIT ?
+"""
+# Rows and bytes of each thread: the length of a value is known without reading it.
+_SIZES = """
+WITH asked AS (SELECT value AS thread_id FROM json_each(?1)),
+counted AS (
+    SELECT thread_id, 1 AS head, count(*) AS rows,
+           coalesce(sum(length(checkpoint) + coalesce(length(metadata), 0)), 0) AS bytes
+    FROM checkpoints WHERE ?1 IS NULL OR thread_id IN asked GROUP BY thread_id
+    UNION ALL
+    SELECT thread_id, 0, count(*), coalesce(sum(length(value)), 0)
+    FROM writes WHERE ?1 IS NULL OR thread_id IN asked GROUP BY thread_id
+)
+"""
+_TABLE_SIZES = (
+    _SIZES
+    + """
+SELECT coalesce(sum(rows) FILTER (WHERE head), 0), coalesce(sum(bytes) FILTER (WHERE head), 0),
+       coalesce(sum(rows) FILTER (WHERE NOT head), 0),
+       coalesce(sum(bytes) FILTER (WHERE NOT head), 0), count(DISTINCT thread_id)
+FROM counted
+"""
+)
+_LARGEST = (
+    _SIZES
+    + """
+SELECT thread_id, coalesce(sum(rows) FILTER (WHERE head), 0), sum(rows), sum(bytes)
+FROM counted GROUP BY thread_id ORDER BY sum(bytes) DESC, thread_id LIMIT ?2
+"""
+)
+_PAGES = """
+SELECT (SELECT page_count FROM pragma_page_count) * page_size,
+       (SELECT freelist_count FROM pragma_freelist_count) * page_size
+FROM pragma_page_size
 """
 _CHECKPOINTS = """
 SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, metadata, type,
@@ -138,6 +173,20 @@ class SqliteTables:
         """Return the ids of the next threads, ascending."""
         rows = yield Statement(_THREADS, (after, limit))
         return [row[0] for row in rows]
+
+    def sizes(self, largest: int, thread_ids: Sequence[str] | None) -> Script[Sizes]:
+        """Count rows and bytes, of these threads or of all."""
+        asked = None if thread_ids is None else json.dumps(list(thread_ids))
+        totals = yield Statement(_TABLE_SIZES, (asked,))
+        rows, size, writes, written, threads = totals[0]
+        found = yield Statement(_LARGEST, (asked, largest))
+        pages = yield Statement(_PAGES)
+        return Sizes(
+            {"checkpoints": Tally(rows, size), "writes": Tally(writes, written), "blobs": Tally()},
+            dict(zip(("database", "free in it"), pages[0], strict=True)),
+            threads,
+            [ThreadSize(*row) for row in found],
+        )
 
     def contents(self, thread_id: str) -> Script[Contents]:
         """Read what is stored of a thread; the transaction shuts out other prunings."""
