@@ -32,6 +32,7 @@ from memkit.errors import ConfigError, PruneUnsafe
 from memkit.facts.staleness import duration
 
 _PAGE = 100
+_LONGEST_REST_S = 1.0
 
 
 def prune(
@@ -47,6 +48,7 @@ def prune(
     dry_run: bool = False,
     batch_rows: int = 500,
     grace_s: float = 1.0,
+    rest: float = 4.0,
     now: datetime | None = None,
 ) -> PruneReport:
     """Remove the checkpoints of threads that are superfluous by all that is asked for.
@@ -59,9 +61,10 @@ def prune(
     the next nodes and the tasks of everything that stays are what they were, and every thread can
     be resumed.
 
-    It works in transactions of some `batch_rows` rows and can be killed at any moment; what is left
-    goes the next time. Runs that continue a thread meanwhile lose nothing. Only a run that is just
-    starting from an old checkpoint while that goes may find it gone.
+    It works in transactions of some `batch_rows` rows, rests between them in proportion to what
+    they took, and can be killed at any moment; what is left goes the next time. Runs that continue
+    a thread meanwhile lose nothing. Only a run that is just starting from an old checkpoint while
+    that goes may find it gone.
 
     DeltaChannels: what stays gets the value of the channel stored with it, where its `graph` is
     given; otherwise the writes it is made of move to an empty checkpoint in front of it, marked by
@@ -79,6 +82,8 @@ def prune(
         dry_run: Change nothing, and report what would go.
         batch_rows: About how many rows one transaction removes.
         grace_s: How long those who are just reading a DeltaChannel have to end, in seconds.
+        rest: How many times as long as a transaction took to pause before the next one. The slower
+            a busy database is, the more it is left alone; 0 where nobody else uses it.
         now: What ages are measured from; the clock by default.
 
     Returns:
@@ -104,6 +109,7 @@ def prune(
         dry_run=dry_run,
         batch_rows=batch_rows,
         grace_s=grace_s,
+        rest=rest,
         now=now,
     )
     return run(job.body(_ids(thread_ids)))
@@ -122,6 +128,7 @@ async def aprune(
     dry_run: bool = False,
     batch_rows: int = 500,
     grace_s: float = 1.0,
+    rest: float = 4.0,
     now: datetime | None = None,
 ) -> PruneReport:
     """Do what `prune` does without blocking the event loop; it takes async savers too."""
@@ -137,6 +144,7 @@ async def aprune(
         dry_run=dry_run,
         batch_rows=batch_rows,
         grace_s=grace_s,
+        rest=rest,
         now=now,
     )
     return await arun(job.body(_ids(thread_ids)))
@@ -209,6 +217,7 @@ class _Totals:
     kept: Counter[Reason] = field(default_factory=Counter)
     refused: list[Refusal] = field(default_factory=list)
     looked_at: int = 0
+    took_s: float = 0.0  # the last transaction
     touched: set[str] = field(default_factory=set)
 
     def add(self, thread_id: str, outcome: _Outcome) -> None:
@@ -232,6 +241,7 @@ class _Job:
     dry_run: bool
     batch_rows: int
     grace_s: float
+    rest: float
     now: datetime
 
     @classmethod
@@ -248,6 +258,7 @@ class _Job:
         dry_run: bool,
         batch_rows: int,
         grace_s: float,
+        rest: float,
         now: datetime | None,
     ) -> "_Job":
         """Check the arguments, before anything is touched."""
@@ -262,9 +273,10 @@ class _Job:
             )
         if max_bytes is not None and max_bytes < 0:
             raise ConfigError(f"max_bytes is at least 0, got {max_bytes}")
-        if batch_rows < 1 or grace_s < 0:
+        if batch_rows < 1 or grace_s < 0 or rest < 0:
             raise ConfigError(
-                f"batch_rows is at least 1 and grace_s at least 0, got {batch_rows} and {grace_s}"
+                "batch_rows is at least 1, grace_s and rest at least 0, got "
+                f"{batch_rows}, {grace_s} and {rest}"
             )
         if isinstance(pinned, str):
             raise ConfigError(f"pinned is a list of checkpoint ids, got the string {pinned!r}")
@@ -283,6 +295,7 @@ class _Job:
             dry_run=dry_run,
             batch_rows=batch_rows,
             grace_s=grace_s,
+            rest=rest,
             now=now or datetime.now(UTC),
         )
 
@@ -345,15 +358,16 @@ class _Job:
 
     def _prune_thread(self, thread_id: str, plan: _Plan | None, totals: _Totals) -> Body[_Outcome]:
         while True:
+            # Here and not behind it: after the last one there is nothing to rest for.
+            yield Pause(min(self.rest * totals.took_s, _LONGEST_REST_S))
             began = time.monotonic()
             script = partial(self._step, thread_id, plan)
             outcome: _Outcome = yield from self._transaction(script)
+            totals.took_s = time.monotonic() - began
             totals.add(thread_id, outcome)
             if outcome.done or outcome.wait:
                 return outcome
             plan = outcome.plan
-            # As long for the others, who may wait for the same lock.
-            yield Pause(min(time.monotonic() - began, 0.05))
 
     def _step(self, thread_id: str, plan: _Plan | None) -> Script[_Outcome]:
         """Do as much as fits one transaction.

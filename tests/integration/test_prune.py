@@ -23,6 +23,8 @@ from psycopg_pool import ConnectionPool
 
 from memkit import checkpoints
 from memkit.checkpoints import policy
+from memkit.checkpoints.backend import Pause
+from memkit.checkpoints.prune import _Job
 from memkit.errors import ConfigError, PruneUnsafe
 from tests.savers import ASYNC, SYNC, async_saver, orphans, rows, sync_saver
 from tests.threads import config, states, tree
@@ -360,6 +362,7 @@ def test_an_async_saver_needs_aprune(kind: str, tmp_path: Path, empty_dsn: str) 
         ({"keep_last": 1, "thread_ids": "t"}, "the string 't'"),
         ({"keep_last": 1, "pinned": "id"}, "the string 'id'"),
         ({"keep_last": 1, "batch_rows": 0}, "batch_rows is at least 1"),
+        ({"keep_last": 1, "rest": -0.5}, "rest at least 0, got 500, 1.0 and -0.5"),
         ({"keep_last": 1, "now": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001 - the point
     ],
 )
@@ -376,6 +379,33 @@ def test_graphs_that_differ_about_a_channel_are_told() -> None:
     one, other = tree(frequency=1).compile(), tree(frequency=2).compile()
     with pytest.raises(ConfigError, match="'said' in different ways"):
         checkpoints.prune(InMemorySaver(), keep_last=1, graph=[one, other])
+
+
+def test_it_rests_between_transactions_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = InMemorySaver()
+    graph = tree(delta=False).compile(checkpointer=saver)
+    for thread in ("a", "b", "c"):
+        talk(graph, thread, turns=2)
+    step, rests = _Job._step, []
+
+    def slow(job: Any, *args: Any) -> Any:
+        time.sleep(0.02)
+        return (yield from step(job, *args))
+
+    monkeypatch.setattr(_Job, "_step", slow)
+    monkeypatch.setattr(Pause, "run", lambda pause: rests.append(pause.seconds))
+    report = checkpoints.prune(saver, keep_last=1, batch_rows=10, rest=3)
+    assert report.pruned == 3
+    # Nothing before the first and behind the last, though each thread took several.
+    assert len(rests) > 3
+    assert rests[0] == 0
+    assert min(rests[1:]) >= 3 * 0.02
+    rests.clear()
+    checkpoints.prune(saver, keep_last=1, rest=1_000)
+    assert rests == [0, 1, 1]  # it has an end
+    rests.clear()
+    checkpoints.prune(saver, keep_last=1, rest=0)
+    assert rests == [0, 0, 0]
 
 
 class Mirror:
