@@ -13,7 +13,7 @@ import psycopg
 from benchmarks.report import Options, table, write
 from memkit.errors import ConfigError, MemkitError
 
-BENCHMARKS = ("tokens", "trim", "summary", "facts", "recall", "qa", "store", "chaos")
+BENCHMARKS = ("tokens", "trim", "summary", "facts", "recall", "qa", "store", "checkpoints", "chaos")
 """Modules of this package; each has `run(options) -> Report`."""
 
 DEFAULT_MAX_TOKENS = {"tokens": 800, "summary": 2_000, "qa": 4_000}
@@ -22,6 +22,7 @@ _MAKES_ITS_DATA = {
     "trim": "trim generates its conversations and has fixed budgets",
     "store": "store generates its items and has no budget",
     "chaos": "chaos makes its own load and has no budget",
+    "checkpoints": "checkpoints makes its own conversation and has fixed budgets",
 }
 
 _EXIT_FAILED = 1
