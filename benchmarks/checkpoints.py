@@ -436,7 +436,7 @@ def take_turn(system: System, graph: Any, saver: Any, question: BaseMessage) -> 
 
 def figures_of(kind: str, grown: Grown, database: Sqlite | Postgres) -> Figures:
     """Return the figures of a conversation that has grown."""
-    end = len(grown.times) // 10
+    end = max(len(grown.times) // 10, grown.turns[0])  # at least a lap
     ago = next(i for i, turn in enumerate(grown.turns) if turn >= grown.turns[-1] - end)
     since = grown.turns[-1] - grown.turns[ago]
     p50, p95 = np.percentile(1_000 * np.array(grown.times), (50, 95))
@@ -565,7 +565,7 @@ def one_by_one(
     for thread_id in threads * len(turns):
         for what, read in (("get_tuple", saver.get_tuple), ("get_state", graph.get_state)):
             times[what].append(timed(read, config_of(thread_id)))
-    watch = Watch(saver)
+    watch = Watch(graph.checkpointer)  # a copy of the saver, where it reads classes strictly
     for question, _ in turns:
         for thread_id in threads:
             ask(graph, thread_id, question)
