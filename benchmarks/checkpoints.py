@@ -17,7 +17,9 @@ Figures of a database, `sqlite_` and `postgres_`:
   is, as Postgres compresses them); `bytes_per_turn`: by how much that grew in each of the last
   turns, a tenth of all; `exponent`: the slope of the logarithm of the bytes over that of the turns,
   by least squares over all laps in the last nine tenths of the turns. The first tenth is left out,
-  as there the constant part of a checkpoint outweighs the messages.
+  as there the constant part of a checkpoint outweighs the messages. LangGraph stores a snapshot of
+  a DeltaChannel with every hundredth update, and memkit one for the oldest checkpoint that stays:
+  where both are there, the bytes have a tooth.
 - `disk_bytes`: the file, or all relations of the tables with indexes and TOAST, as they are at the
   end, with what was removed and not yet used again; `disk_vacuumed_bytes`: after VACUUM (FULL).
 - `wal_bytes`: what Postgres wrote into its log meanwhile: what a way writes, kept or not.
@@ -649,7 +651,9 @@ def draw(
         1, len(held), figsize=(10, 5), dpi=150, layout="constrained", sharey=True, squeeze=False
     )
     for axes, (kind, grown) in zip(panels[0], held.items(), strict=True):
-        for name, (colour, line) in _STYLES.items():
+        # The legend in the order in which the lines end.
+        for name in sorted(grown, key=lambda name: -grown[name].bytes[-1]):
+            colour, line = _STYLES[name]
             slope = figures[name][f"{kind}_exponent"]
             width = 2.4 if name == MEMKIT else 1.5
             axes.plot(
