@@ -13,6 +13,7 @@ from memkit.errors import ConfigError
 from memkit.facts import Fact, StalenessPolicy
 from memkit.facts.sameness import NEAR_SHARE, canonical, near_copies
 from memkit.state import Freshness, Recalled, Source
+from memkit.words import words
 
 Place: TypeAlias = tuple[str | None, str]  # thread and message
 
@@ -197,6 +198,9 @@ def distinct(best_first: Iterable[Candidate], pinned: Sequence[Candidate] = ()) 
 
 
 _Sort: TypeAlias = tuple[str, bool, bool]
+# A text of more words than that is compared word by word only where many begin alike.
+_FEW = 4
+_BEGINNING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +208,27 @@ class _Said:
     """What a memory says, to be compared with others of its sort."""
 
     sort: _Sort
+    subject: str
     text: str
-    words: frozenset[str]
+    beginnings: frozenset[str]
 
     @classmethod
     def of(cls, one: Candidate) -> "_Said":
         text, is_over = one.item["text"], one.item["freshness"] == "expired"
-        return cls((one.subject, "?" in text, is_over), *_words(text, one.subject))
+        return cls((one.subject, "?" in text, is_over), one.subject, text, _beginnings(text))
 
     def copies(self, other: "_Said") -> bool:
         """Return whether both say the same, but for a word or two."""
-        # Nearly all differ by far, and this is the quicker look.
-        few, many = sorted((len(self.words), len(other.words)))
-        if few < NEAR_SHARE * many:
+        # Nearly all differ by far, and these are the quicker looks.
+        mine, others = len(self.beginnings), len(other.beginnings)
+        few = min(mine, others)
+        if few > _FEW and len(self.beginnings & other.beginnings) < few / 2:
             return False
-        alike = len(self.words & other.words) >= NEAR_SHARE * len(self.words | other.words)
-        return alike and near_copies(self.text, other.text)
+        said, own = _words(self.text, self.subject)
+        other_said, its = _words(other.text, other.subject)
+        return len(own & its) >= NEAR_SHARE * len(own | its) and near_copies(said, other_said)
+
+
+def _beginnings(text: str) -> frozenset[str]:
+    """Return how the words of a text begin: that stays through plurals, persons and tenses."""
+    return frozenset(word[:_BEGINNING] for word in words(text))

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from math import isfinite, log, sqrt
+from math import isfinite, log, nan
 from typing import Any, NamedTuple
 
+import numpy as np
 from langgraph.store.base import SearchItem
 
 from memkit.effects import ThreadHit, ThreadHits, stable_key
@@ -28,6 +29,7 @@ _LONGEST_DATE = timedelta(days=100)
 _TOLD_WITHIN = timedelta(days=3)
 # Of a long message, the rarest words: else its many common ones decide.
 _MOST_WORDS = 12
+_MOST = 2**61  # of a position: differences must not overflow
 
 _ASKS_WHEN = re.compile(
     r"^\W*(?:(?:since|until|by|from|around) )?when\b(?! (?:i|you|we|he|she|they|it)\b)"
@@ -59,6 +61,7 @@ class TurnRanking:
             days after, or tells of then.
         when: That it tells of a time, where the question asks for one.
         question: That it ends with a question mark.
+        fact: That a fact was taken from it, which then stands in its place.
 
     Raises:
         ConfigError: A number makes no sense.
@@ -77,6 +80,7 @@ class TurnRanking:
     date: float = 4.0
     when: float = 4.0
     question: float = -2.0
+    fact: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what is no number."""
@@ -138,21 +142,9 @@ class Question:
 
 
 class _Turn(NamedTuple):
-    """A turn as the ranking sees it; without a place it stands by itself."""
+    """What a turn says, as the ranking reads it."""
 
     value: Mapping[str, Any]
-    cosine: float | None
-    found: int
-    thread: str | None
-    position: int
-
-    @classmethod
-    def of(cls, hit: ThreadHit) -> "_Turn":
-        value, _, cosine, found = hit
-        thread, position = value.get("thread_id"), value.get("position")
-        if isinstance(thread, str) and isinstance(position, int):
-            return cls(value, cosine, found, thread, position)
-        return cls(value, cosine, found, None, 0)
 
     @property
     def text(self) -> str:
@@ -216,134 +208,161 @@ def _dates(text: str, said_at: datetime) -> Iterator[tuple[datetime, datetime]]:
             yield moment.start, moment.stop
 
 
-def best(
-    question: Question, found: ThreadHits, ranking: TurnRanking, limit: int
-) -> list[SearchItem]:
-    """Return the turns that a question is most likely about, best first, each with its score.
+class RankedTurn(NamedTuple):
+    """A turn with its score; its item is made when it is asked for."""
+
+    score: float
+    hit: ThreadHit
+
+    @property
+    def item(self) -> SearchItem:
+        """The item, with the score."""
+        item = self.hit.item()
+        item.score = self.score
+        return item
+
+
+def ranked_turns(question: Question, found: ThreadHits, ranking: TurnRanking) -> list[RankedTurn]:
+    """Return turns by how likely it is that a question is about them, the likeliest first.
 
     Args:
         question: What is asked.
         found: Turns that may be, and what stands around them.
         ranking: What counts how much.
-        limit: How many to return.
     """
-    turns = [_Turn.of(hit) for hit in found.hits]
-    scores = _scores(question, turns, found.rarity, ranking)
+    # By thread and place; those without a place stand by themselves.
+    hits = sorted(found.hits, key=_place)
+    scores = _scores(question, hits, found.rarity, ranking)
     # Of equals the later one.
-    order = sorted(range(len(turns)), key=lambda n: (scores[n], turns[n].position), reverse=True)
-    items = []
-    for n in order[:limit]:
-        item = found.hits[n].item()
-        item.score = _NAT * scores[n]
-        items.append(item)
-    return items
+    best_first = sorted(range(len(hits)), key=lambda n: (scores[n], n), reverse=True)
+    return [RankedTurn(_NAT * scores[n], hits[n]) for n in best_first]
+
+
+def credit(facts: Sequence[SearchItem], turns: Sequence[RankedTurn], ranking: TurnRanking) -> None:
+    """Give each fact the score of the best of the turns that it was taken from, and a little more.
+
+    A fact says what its turn says, but stands alone: that was found by all that was said around.
+    The score of a fact none of whose turns was found stays.
+    """
+    by_place: dict[tuple[Any, Any], float] = {}
+    for turn in turns:
+        for place in _places(turn.hit.value):
+            by_place.setdefault(place, turn.score)  # the best comes first
+    for fact in facts:
+        scores = [by_place[place] for place in _places(fact.value) if place in by_place]
+        if scores:
+            fact.score = max(scores) + _NAT * ranking.fact
+
+
+def _places(value: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Return thread and message of what a value was taken from."""
+    source = value.get("source")
+    ids = source.get("message_ids") if isinstance(source, Mapping) else None
+    thread = source.get("thread_id") if isinstance(source, Mapping) else None
+    if not isinstance(ids, list) or not isinstance(thread, str):
+        return []
+    return [(thread, said) for said in ids if isinstance(said, str)]
+
+
+def _place(hit: ThreadHit) -> tuple[str, int]:
+    thread, position = hit.value.get("thread_id"), hit.value.get("position")
+    stands = isinstance(thread, str) and isinstance(position, int) and abs(position) < _MOST
+    return (f"t{thread}", position) if stands else ("", 0)  # type: ignore[return-value]
 
 
 def _scores(
-    question: Question, turns: Sequence[_Turn], rarity: Sequence[float], ranking: TurnRanking
+    question: Question, hits: Sequence[ThreadHit], rarity: Sequence[float], ranking: TurnRanking
 ) -> list[float]:
-    """Return the score of each turn, in nats."""
-    around = _Around(turns, rarity, ranking)
-    dates = []
-    if ranking.date:
-        for start, stop in question.dates:
-            is_of = [turn.is_of(start, stop) for turn in turns]
-            rarity_of_date = log(len(turns) / sum(is_of)) if any(is_of) else 0.0
-            dates.append((is_of, ranking.date * rarity_of_date))
-    scores = []
-    for n, turn in enumerate(turns):
-        score = around.score(n)
-        if question.about and ranking.speaker:
-            speaker = str(turn.value.get("speaker"))
-            score += ranking.speaker * question.about.get(speaker, 0.0)
-        if dates:
-            score += max(weight if is_of[n] else 0.0 for is_of, weight in dates)
-        if question.asks_when and ranking.when and turn.tells_time:
-            score += ranking.when
-        if ranking.question and turn.asks:
-            score += ranking.question
-        scores.append(score)
-    return scores
-
-
-class _Around:
-    """What the words and the meaning of turns count, with those of the turns around each.
+    """Return the score of each turn, in nats.
 
     Args:
-        turns: All of them.
+        question: What is asked.
+        hits: In the order of their places.
         rarity: Of word i.
         ranking: What counts how much.
     """
-
-    def __init__(
-        self, turns: Sequence[_Turn], rarity: Sequence[float], ranking: TurnRanking
-    ) -> None:
-        self._turns = turns
-        self._threads: dict[str | None, dict[int, int]] = {}
+    turns = [_Turn(hit.value) for hit in hits]
+    scores = _by_words_and_meaning(hits, rarity, ranking)
+    if question.about and ranking.speaker:
         for n, turn in enumerate(turns):
-            if turn.thread is not None:
-                self._threads.setdefault(turn.thread, {})[turn.position] = n
-        self._rarity = _rarest(turns, rarity)
-        self._worth: dict[int, float] = {0: 0.0}
-        self._meaning = _spread([turn.cosine for turn in turns])
-        # Per distance: what is left of a word, and the weight of a cosine.
-        fade = [ranking.decay**d if d <= ranking.reach else 0.0 for d in range(ranking.around + 1)]
-        near = [*ranking.near, *[0.0] * len(fade)]
-        self._steps = [(d, fade[d], near[d]) for d in range(1, len(fade))]
-        self._own = ranking.near[0]
-        self._words, self._weight = ranking.words, ranking.meaning
-
-    def score(self, n: int) -> float:
-        """Return what turn n has for it: a word of its own, or of the nearest that has it."""
-        turn = self._turns[n]
-        found = turn.found
-        score = self._worth_of(found)
-        total = weight = 0.0
-        own = self._meaning[n]
-        if own is not None:
-            total, weight = self._own * own, self._own
-        near_by = self._threads.get(turn.thread)
-        for distance, fade, share in self._steps if near_by else ():
-            new = 0
-            for position in (turn.position - distance, turn.position + distance):
-                m = near_by.get(position) if near_by else None
-                if m is None:
-                    continue
-                new |= self._turns[m].found
-                meaning = self._meaning[m]
-                if share and meaning is not None:
-                    total += share * meaning
-                    weight += share
-            new &= ~found
-            if new and fade:
-                score += fade * self._worth_of(new)
-                found |= new
-        return self._words * score + self._weight * (total / weight if weight else 0.0)
-
-    def _worth_of(self, words: int) -> float:
-        worth = self._worth.get(words)
-        if worth is None:
-            worth = self._worth[words] = sum(
-                idf for bit, idf in self._rarity.items() if words & bit
-            )
-        return worth
+            scores[n] += ranking.speaker * question.about.get(str(turn.value.get("speaker")), 0.0)
+    if question.dates and ranking.date:
+        best_date = [0.0] * len(turns)
+        for start, stop in question.dates:
+            is_of = [turn.is_of(start, stop) for turn in turns]
+            weight = ranking.date * log(len(turns) / sum(is_of)) if any(is_of) else 0.0
+            best_date = [max(b, weight * on) for b, on in zip(best_date, is_of, strict=True)]
+        scores = [score + date for score, date in zip(scores, best_date, strict=True)]
+    if question.asks_when and ranking.when:
+        scores = [s + ranking.when * t.tells_time for s, t in zip(scores, turns, strict=True)]
+    if ranking.question:
+        scores = [s + ranking.question * t.asks for s, t in zip(scores, turns, strict=True)]
+    return scores
 
 
-def _rarest(turns: Sequence[_Turn], rarity: Sequence[float]) -> dict[int, float]:
-    """Return the rarity of the rarest words that there are, by their bits."""
-    present = 0
-    for turn in turns:
-        present |= turn.found
-    by_bit = {1 << i: idf for i, idf in enumerate(rarity) if present >> i & 1}
-    rarest = sorted(by_bit, key=lambda bit: -by_bit[bit])[:_MOST_WORDS]
-    return {bit: by_bit[bit] for bit in rarest}
+def _by_words_and_meaning(
+    hits: Sequence[ThreadHit], rarity: Sequence[float], ranking: TurnRanking
+) -> list[float]:
+    """Return what the words and the meaning of turns count, with those of the turns around each.
+
+    A word counts for its rarity in the turn that has it, and for less in those around, by how far
+    the nearest is that has it. The meaning of a turn is the weighted mean of its own and theirs.
+    """
+    if not hits:
+        return []
+    idf, has = _words(hits, rarity)
+    cosines = np.array([nan if hit.cosine is None else hit.cosine for hit in hits])
+    known = np.isfinite(cosines)
+    meaning = np.where(known, _spread(cosines, known), 0.0)
+
+    worth = has.copy()
+    total, weight = ranking.near[0] * meaning, ranking.near[0] * known
+    threads, positions = _codes(hits)
+    fade = np.zeros(ranking.around + 1)
+    fade[: int(ranking.reach) + 1] = ranking.decay ** np.arange(int(ranking.reach) + 1)
+    near = np.zeros(ranking.around + 1)
+    near[: len(ranking.near)] = ranking.near
+    # In the order of places, a turn n places away is at most n rows away.
+    for step in range(1, min(ranking.around, len(hits) - 1) + 1):
+        before, behind = slice(None, -step), slice(step, None)
+        apart = positions[behind] - positions[before]
+        together = (threads[behind] == threads[before]) & (apart > 0) & (apart <= ranking.around)
+        apart = np.where(together, apart, 0)
+        left = np.where(together, fade[apart], 0.0)[:, None]
+        share = np.where(together, near[apart], 0.0)
+        for here, there in ((before, behind), (behind, before)):
+            worth[here] = np.maximum(worth[here], left * has[there])
+            total[here] += share * meaning[there]
+            weight[here] += share * known[there]
+    mean = np.divide(total, weight, out=np.zeros(len(hits)), where=weight > 0)
+    scores: list[float] = (ranking.words * (worth @ idf) + ranking.meaning * mean).tolist()
+    return scores
 
 
-def _spread(cosines: Sequence[float | None]) -> list[float | None]:
+def _words(hits: Sequence[ThreadHit], rarity: Sequence[float]) -> tuple[Any, Any]:
+    """Return the rarity of the rarest words that there are, and which turn has which of them.
+
+    Returns:
+        Arrays of shape (words,), and (turns, words) of 0 and 1.
+    """
+    found = np.array([hit.found for hit in hits], dtype=np.int64)
+    present = int(np.bitwise_or.reduce(found))
+    there = [i for i in range(len(rarity)) if present >> i & 1]
+    rarest = sorted(there, key=lambda i: -rarity[i])[:_MOST_WORDS]
+    has = (found[:, None] >> np.array(rarest, dtype=np.int64)) & 1
+    return np.array([rarity[i] for i in rarest]), has.astype(np.float64)
+
+
+def _spread(cosines: Any, known: Any) -> Any:
     """Return how many standard deviations each is above their mean: embedders differ in scale."""
-    known = [cosine for cosine in cosines if cosine is not None]
-    if not known:
-        return list(cosines)
-    mean = sum(known) / len(known)
-    deviation = sqrt(sum((one - mean) * (one - mean) for one in known) / len(known)) or 1.0
-    return [None if cosine is None else (cosine - mean) / deviation for cosine in cosines]
+    if not known.any():
+        return cosines
+    return (cosines - cosines[known].mean()) / (cosines[known].std() or 1.0)
+
+
+def _codes(hits: Sequence[ThreadHit]) -> tuple[Any, Any]:
+    """Return threads as numbers, one of its own for who stands alone, and positions."""
+    places = [_place(hit) for hit in hits]
+    codes: dict[object, int] = {}
+    threads = [codes.setdefault(thread or n, len(codes)) for n, (thread, _) in enumerate(places)]
+    return np.array(threads), np.array([position for _, position in places], dtype=np.int64)

@@ -103,7 +103,8 @@ class Fact:
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name} is a mapping, got {getattr(self, name)!r}")
         for name in _TIMES:
-            object.__setattr__(self, name, as_utc(getattr(self, name)))
+            if (time := getattr(self, name)) is not None:
+                object.__setattr__(self, name, to_utc(time))
 
     @cached_property
     def words(self) -> str:

@@ -3,10 +3,10 @@
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.messages import BaseMessage
@@ -24,7 +24,7 @@ from memkit.ranking import Candidate, distinct, ranked
 from memkit.secrets import redacted
 from memkit.state import Recalled, Source
 from memkit.summary import checked_summary, covered_until
-from memkit.turns import Question, TurnRanking, best, turn_key
+from memkit.turns import Question, RankedTurn, TurnRanking, credit, ranked_turns, turn_key
 from memkit.view import facts_that_fit
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ _NAMESPACES = 1_000
 _WORDS_OF = 3
 _WORDS_CHARS = 400
 _PLACE = "place"
+
+_Part: TypeAlias = Literal["pinned", "facts", "turns", "ended"]
 
 
 class MemoryRecall(MemoryNode):
@@ -156,69 +158,95 @@ class MemoryRecall(MemoryNode):
         asked = list(islice(filter(said_by_person, reversed(messages)), self.window))
         # What is searched for may go to an embedder outside.
         query = redacted("\n".join(filter(None, (text_of(m).strip() for m in asked)))).strip()
-        store = visit.store
-        namespaces = {s: visit.namespace(self.namespaces[s]) for s in self.sources}
         seen = self._in_view(visit, messages)
         # Spare room for what is left out below.
         wanted = _LOOK_AT * self.limit + min(len(seen), 50)
         now = to_utc(self.now(asked[:1]))
-        ops: list[StoreOp] = [
-            SearchOp(
-                namespaces["facts"],
-                filter={"attribute": attribute, "status": "current"},
-                limit=self.limit,
-            )
-            for attribute in self.pinned
-        ]
+        namespaces = {s: visit.namespace(self.namespaces[s]) for s in self.sources}
         question: Question | None = None
-        if query and "turns" in namespaces and getattr(store, "supports_threads", False):
-            speakers = yield from self._speakers(store, namespaces["turns"])
+        if query and "turns" in namespaces and getattr(visit.store, "supports_threads", False):
+            speakers = yield from self._speakers(visit.store, namespaces["turns"])
             question = Question.read(query, speakers, now)
-        if query:
-            ops += [
-                self._search_threads(namespace, question)
-                if source == "turns" and question is not None
-                else self._search(source, namespace, query, wanted)
-                for source, namespace in namespaces.items()
-            ]
-            if len(self.sources) > 1 and not _PAST.search(query):
-                # A turn that tells what no longer holds is to be told by it.
-                over = {"status": {"$ne": "current"}}
-                ops.append(SearchOp(namespaces["facts"], filter=over, limit=wanted, query=query))
-        if not ops:
+        searches = self._searches(namespaces, query, question, wanted)
+        if not searches:
             return {self.output_key: []}
-        answers = yield StoreBatch(store, ops)
+        answers = yield StoreBatch(visit.store, [op for _, op in searches])
+        found = self._found(searches, answers, question, wanted)
+
+        def read(part: _Part) -> list[Candidate]:
+            return list(self._read("turns" if part == "turns" else "facts", found[part], now))
+
+        # The attributes in their order, of each the latest first.
+        latest = sorted(read("pinned"), key=lambda one: one.said, reverse=True)
         pinned = [
             one
-            for items in answers[: len(self.pinned)]
-            for one in sorted(
-                self._read("facts", items, now), key=lambda one: one.said, reverse=True
-            )
+            for attribute in self.pinned
+            for one in latest
+            if one.item.get("attribute") == attribute and self._holds(one)
         ]
-        searched = [
-            best(question, answer, self.ranking, wanted)
-            if question is not None and isinstance(answer, ThreadHits)
-            else answer
-            for answer in answers[len(self.pinned) :]
-        ]
-        found = [
-            one
-            for source, items in zip(self.sources, searched, strict=False)
-            for one in self._read(source, items, now)
-            if not one.was_taken_back
-        ]
-        ended = [
-            one
-            for items in searched[len(self.sources) :]
-            for one in self._read("facts", items, now)
-        ]
-        first = [one for one in pinned if self._holds(one)]
-        rest = self._unseen(ranked(found, ended), visit.thread_id, seen)
+        current = [one for part in self.sources for one in read(part) if not one.was_taken_back]
+        rest = self._unseen(ranked(current, read("ended")), visit.thread_id, seen)
         rest = yield from self._reranked(rest[: _LOOK_AT * self.limit], query, visit)
-        chosen = self._fitting(one.item for one in distinct(rest, pinned=first))
+        chosen = self._fitting(one.item for one in distinct(rest, pinned=pinned))
         if "turns" in namespaces:
-            chosen = yield from self._with_words(store, namespaces["turns"], chosen)
+            chosen = yield from self._with_words(visit.store, namespaces["turns"], chosen)
         return {self.output_key: chosen}
+
+    def _searches(
+        self,
+        namespaces: Mapping[Source, tuple[str, ...]],
+        query: str,
+        question: Question | None,
+        wanted: int,
+    ) -> list[tuple[_Part, StoreOp]]:
+        """Return what is asked of the store, and for which part of the result."""
+        current = {"status": "current"}
+        searches: list[tuple[_Part, StoreOp]] = [
+            (
+                "pinned",
+                SearchOp(
+                    namespaces["facts"], filter={**current, "attribute": each}, limit=self.limit
+                ),
+            )
+            for each in self.pinned
+        ]
+        if not query:
+            return searches
+        for source, namespace in namespaces.items():
+            if source == "turns" and question is not None:
+                candidates, around = max(_CANDIDATES, self.limit), self.ranking.around
+                text = question.text
+                threads = ThreadSearch(namespace, text, text, candidates, around)
+                searches.append((source, threads))
+            else:
+                only = current if source == "facts" and not self.include_expired else None
+                search = SearchOp(namespace, filter=only, limit=wanted, query=query)
+                searches.append((source, search))
+        if len(namespaces) > 1 and not _PAST.search(query):
+            # A turn that tells what no longer holds is to be told by it.
+            over = {"status": {"$ne": "current"}}
+            search = SearchOp(namespaces["facts"], filter=over, limit=wanted, query=query)
+            searches.append(("ended", search))
+        return searches
+
+    def _found(
+        self,
+        searches: Sequence[tuple[_Part, StoreOp]],
+        answers: Sequence[Any],
+        question: Question | None,
+        wanted: int,
+    ) -> dict[_Part, list[SearchItem]]:
+        """Return the items of each part, with their scores."""
+        found: dict[_Part, list[SearchItem]] = {"pinned": [], "facts": [], "turns": [], "ended": []}
+        turns: list[RankedTurn] = []
+        for (part, _), answer in zip(searches, answers, strict=True):
+            if question is not None and isinstance(answer, ThreadHits):
+                turns = ranked_turns(question, answer, self.ranking)
+                found[part] = [turn.item for turn in turns[:wanted]]
+            else:
+                found[part] += answer
+        credit(found["facts"], turns, self.ranking)
+        return found
 
     def _speakers(self, store: BaseStore, namespace: tuple[str, ...]) -> Body[frozenset[str]]:
         """Return who speaks in the latest turns; asked again after some minutes."""
@@ -232,17 +260,6 @@ class MemoryRecall(MemoryNode):
             self._known_speakers.pop(next(iter(self._known_speakers)), None)
         self._known_speakers[namespace] = (time.monotonic() + _SPEAKERS_S, speakers)
         return speakers
-
-    def _search_threads(self, namespace: tuple[str, ...], question: Question) -> ThreadSearch:
-        candidates, around = max(_CANDIDATES, self.limit), self.ranking.around
-        return ThreadSearch(namespace, question.text, question.text, candidates, around)
-
-    def _search(
-        self, source: Source, namespace: tuple[str, ...], query: str, wanted: int
-    ) -> SearchOp:
-        status = {"status": "current"}
-        only = status if source == "facts" and not self.include_expired else None
-        return SearchOp(namespace, filter=only, limit=wanted, query=query)
 
     def _in_view(self, visit: Visit, messages: Sequence[BaseMessage]) -> set[str]:
         """Return ids of this thread's messages that the model sees as they were said."""

@@ -17,7 +17,8 @@ _ESCAPE = "\ue000"
 _UNFIT = re.compile("[\x00\x01\ud800-\udfff\ue000]")
 _ESCAPED = re.compile(_ESCAPE + "([0-9a-f]{4})")
 # Not strict, for the control characters that unescape brings back.
-_DECODER = json.JSONDecoder(strict=False)
+# jsonb as text has no space around it.
+_scan: Any = json.JSONDecoder(strict=False).scan_once  # type: ignore[attr-defined]
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _EXACT_BELOW = 1e16  # from here on, Python writes a float with an exponent
 
@@ -53,7 +54,8 @@ def encode(value: Any, what: str) -> str:
 
 def decode(text: str) -> Any:
     """Return the value of jsonb text that `encode` wrote."""
-    return _DECODER.decode(unescape(text))
+    value, _ = _scan(unescape(text), 0)
+    return value
 
 
 def words(text: str) -> str:

@@ -111,7 +111,7 @@ def names(dsn: str) -> list[str]:
         "SELECT indexrelid::regclass::text FROM pg_index"
         " WHERE indrelid = 'memkit_passages'::regclass AND NOT indisprimary ORDER BY 1",
     )
-    return [name for (name,) in rows]
+    return [name for (name,) in rows if name != "memkit_passages_by_position"]
 
 
 SHAPES: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from langgraph.store.base import SearchItem
 
 from memkit.effects import ThreadHit, ThreadHits
 from memkit.errors import ConfigError
-from memkit.turns import Question, TurnRanking, best, times_of
+from memkit.turns import Question, TurnRanking, credit, ranked_turns, times_of
 
 MONDAY = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SPEAKERS = ("Ann", "Bob")
@@ -37,6 +37,12 @@ def turn(
     return ThreadHit(
         value, lambda: SearchItem(("n",), key, value, MONDAY, MONDAY, None), cosine, found
     )
+
+
+def best(
+    question: Question, found: ThreadHits, ranking: TurnRanking, limit: int
+) -> list[SearchItem]:
+    return [turn.item for turn in ranked_turns(question, found, ranking)[:limit]]
 
 
 def order(
@@ -198,13 +204,39 @@ def test_of_a_long_message_the_rarest_words_that_there_are_count() -> None:
     assert order(NOTHING, common, rare, rarity=rarity) == [10, 0]
 
 
+def test_a_fact_stands_in_the_place_of_its_best_turn() -> None:
+    def source(*ids: str) -> dict[str, Any]:
+        return {"source": {"thread_id": "t", "message_ids": list(ids)}}
+
+    turns = ranked_turns(
+        Question("?"),
+        ThreadHits([turn(0, found=1, **source("a")), turn(9, **source("b"))], [3.0]),
+        replace(NOTHING, fact=1.0),
+    )
+
+    def fact(score: float | None, **value: Any) -> SearchItem:
+        return SearchItem(("n",), "k", value, MONDAY, MONDAY, score)
+
+    facts = [
+        fact(0.9, **source("b", "a")),
+        fact(0.9, **source("b")),
+        fact(0.9, **source("c")),
+        fact(None, source={"thread_id": ["t"], "message_ids": [["a"], "a"]}),
+        fact(None, source="a"),
+        fact(None, **source("a")),
+    ]
+    credit(facts, turns, replace(NOTHING, fact=1.0))
+    scores = [one.score and round(50 * one.score, 6) for one in facts]
+    assert scores == [4.0, 1.0, 45.0, None, None, 4.0]
+
+
 hits = st.lists(
     st.builds(
         turn,
         st.none() | st.integers(0, 6),
         st.sampled_from(["Well.", "Really?", "In May 2026."]),
         found=st.integers(0, 15),
-        cosine=st.none() | st.floats(),
+        cosine=st.none() | st.floats(-1e9, 1e9) | st.sampled_from([float("nan"), float("inf")]),
         thread=st.sampled_from("tu"),
         speaker=st.sampled_from(["Ann", "Bob", None, 7]),
         times=st.sampled_from([None, [], [["x", 3]], times_of("On 24 May.", MONDAY)]),
@@ -222,16 +254,13 @@ def test_whatever_was_found_the_order_it_came_in_does_not_count(
     rarity = [1.0, 2.0, 3.0, 4.0]
     found = best(asked, ThreadHits(turns, rarity), TurnRanking(), limit)
     assert len(found) == min(limit, len(turns))
-    if all(turn.cosine is None or abs(turn.cosine) <= 1 for turn in turns):
-        scores = [item.score or 0 for item in found]
-        assert scores == sorted(scores, reverse=True)
-        places = {(t.value.get("thread_id"), t.value.get("position")) for t in turns}
-        if len(places) == len(turns):
-            again = shuffle.sample(turns, len(turns))
-            shuffled = best(asked, ThreadHits(again, rarity), TurnRanking(), limit)
-            assert [round(item.score or 0, 9) for item in shuffled] == [
-                round(score, 9) for score in scores
-            ]
+    scores = [item.score or 0 for item in found]
+    assert scores == sorted(scores, reverse=True)
+    places = {(t.value.get("thread_id"), t.value.get("position")) for t in turns}
+    if len(places) == len(turns):
+        again = shuffle.sample(turns, len(turns))
+        shuffled = best(asked, ThreadHits(again, rarity), TurnRanking(), limit)
+        assert [item.score for item in shuffled] == pytest.approx(scores)
 
 
 @pytest.mark.parametrize(
