@@ -13,7 +13,6 @@ from memkit.errors import ConfigError
 from memkit.facts import Fact, StalenessPolicy
 from memkit.facts.sameness import NEAR_SHARE, canonical, near_copies
 from memkit.state import Freshness, Recalled, Source
-from memkit.words import words
 
 Place: TypeAlias = tuple[str | None, str]  # thread and message
 
@@ -200,6 +199,7 @@ def distinct(best_first: Iterable[Candidate], pinned: Sequence[Candidate] = ()) 
 _Sort: TypeAlias = tuple[str, bool, bool]
 # A text of more words than that is compared word by word only where many begin alike.
 _FEW = 4
+_MANY = 0.6
 _BEGINNING = 3
 
 
@@ -222,7 +222,7 @@ class _Said:
         # Nearly all differ by far, and these are the quicker looks.
         mine, others = len(self.beginnings), len(other.beginnings)
         few = min(mine, others)
-        if few > _FEW and len(self.beginnings & other.beginnings) < few / 2:
+        if few > _FEW and len(self.beginnings & other.beginnings) < _MANY * few:
             return False
         said, own = _words(self.text, self.subject)
         other_said, its = _words(other.text, other.subject)
@@ -231,4 +231,4 @@ class _Said:
 
 def _beginnings(text: str) -> frozenset[str]:
     """Return how the words of a text begin: that stays through plurals, persons and tenses."""
-    return frozenset(word[:_BEGINNING] for word in words(text))
+    return frozenset(word[:_BEGINNING] for word in text.lower().split())

@@ -151,6 +151,10 @@ class _Turn(NamedTuple):
         return str(self.value.get("text", ""))
 
     @property
+    def speaker(self) -> str:
+        return str(self.value.get("speaker", self.value.get("subject")))
+
+    @property
     def asks(self) -> bool:
         text = self.text
         return "?" in text and _ASKS.search(text) is not None
@@ -239,19 +243,19 @@ def ranked_turns(question: Question, found: ThreadHits, ranking: TurnRanking) ->
 
 
 def credit(facts: Sequence[SearchItem], turns: Sequence[RankedTurn], ranking: TurnRanking) -> None:
-    """Give each fact the score of the best of the turns that it was taken from, and a little more.
+    """Give each fact at least the score of the best of the turns it was taken from, and a bit more.
 
     A fact says what its turn says, but stands alone: that was found by all that was said around.
     The score of a fact none of whose turns was found stays.
     """
     by_place: dict[tuple[Any, Any], float] = {}
-    for turn in turns:
+    for turn in turns if facts else ():
         for place in _places(turn.hit.value):
             by_place.setdefault(place, turn.score)  # the best comes first
     for fact in facts:
         scores = [by_place[place] for place in _places(fact.value) if place in by_place]
         if scores:
-            fact.score = max(scores) + _NAT * ranking.fact
+            fact.score = max(*scores, fact.score or 0.0) + _NAT * ranking.fact
 
 
 def _places(value: Mapping[str, Any]) -> list[tuple[Any, Any]]:
@@ -285,7 +289,7 @@ def _scores(
     scores = _by_words_and_meaning(hits, rarity, ranking)
     if question.about and ranking.speaker:
         for n, turn in enumerate(turns):
-            scores[n] += ranking.speaker * question.about.get(str(turn.value.get("speaker")), 0.0)
+            scores[n] += ranking.speaker * question.about.get(turn.speaker, 0.0)
     if question.dates and ranking.date:
         best_date = [0.0] * len(turns)
         for start, stop in question.dates:

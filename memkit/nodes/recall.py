@@ -171,7 +171,7 @@ class MemoryRecall(MemoryNode):
         if not searches:
             return {self.output_key: []}
         answers = yield StoreBatch(visit.store, [op for _, op in searches])
-        found = self._found(searches, answers, question, wanted)
+        found = self._found(searches, answers, query, question, wanted)
 
         def read(part: _Part) -> list[Candidate]:
             return list(self._read("turns" if part == "turns" else "facts", found[part], now))
@@ -212,16 +212,17 @@ class MemoryRecall(MemoryNode):
         ]
         if not query:
             return searches
+        if question is not None:
+            # Both on one scale; which facts still hold is seen from what comes back.
+            searches += [
+                (source, self._search_around(source, namespace, question))
+                for source, namespace in namespaces.items()
+            ]
+            return searches
         for source, namespace in namespaces.items():
-            if source == "turns" and question is not None:
-                candidates, around = max(_CANDIDATES, self.limit), self.ranking.around
-                text = question.text
-                threads = ThreadSearch(namespace, text, text, candidates, around)
-                searches.append((source, threads))
-            else:
-                only = current if source == "facts" and not self.include_expired else None
-                search = SearchOp(namespace, filter=only, limit=wanted, query=query)
-                searches.append((source, search))
+            only = current if source == "facts" and not self.include_expired else None
+            search = SearchOp(namespace, filter=only, limit=wanted, query=query)
+            searches.append((source, search))
         if len(namespaces) > 1 and not _PAST.search(query):
             # A turn that tells what no longer holds is to be told by it.
             over = {"status": {"$ne": "current"}}
@@ -229,10 +230,18 @@ class MemoryRecall(MemoryNode):
             searches.append(("ended", search))
         return searches
 
+    def _search_around(
+        self, source: Source, namespace: tuple[str, ...], question: Question
+    ) -> ThreadSearch:
+        candidates = max(_CANDIDATES, self.limit)
+        around = self.ranking.around if source == "turns" else 0
+        return ThreadSearch(namespace, question.text, question.text, candidates, around)
+
     def _found(
         self,
         searches: Sequence[tuple[_Part, StoreOp]],
         answers: Sequence[Any],
+        query: str,
         question: Question | None,
         wanted: int,
     ) -> dict[_Part, list[SearchItem]]:
@@ -240,11 +249,20 @@ class MemoryRecall(MemoryNode):
         found: dict[_Part, list[SearchItem]] = {"pinned": [], "facts": [], "turns": [], "ended": []}
         turns: list[RankedTurn] = []
         for (part, _), answer in zip(searches, answers, strict=True):
-            if question is not None and isinstance(answer, ThreadHits):
-                turns = ranked_turns(question, answer, self.ranking)
-                found[part] = [turn.item for turn in turns[:wanted]]
-            else:
+            if question is None or not isinstance(answer, ThreadHits):
                 found[part] += answer
+                continue
+            ranked_ = ranked_turns(question, answer, self.ranking)
+            if part == "turns":
+                turns = ranked_
+                found["turns"] = [turn.item for turn in turns[:wanted]]
+            else:
+                holds = [self.include_expired or _is_current(one.hit.value) for one in ranked_]
+                best = [one.item for one, ok in zip(ranked_, holds, strict=True) if ok]
+                found["facts"] = best[:wanted]
+                if not _PAST.search(query):
+                    over = [one for one in ranked_ if not _is_current(one.hit.value)]
+                    found["ended"] = [one.item for one in over]
         credit(found["facts"], turns, self.ranking)
         return found
 
@@ -346,3 +364,7 @@ class MemoryRecall(MemoryNode):
 
     def _holds(self, one: Candidate) -> bool:
         return self.include_expired or one.item["freshness"] != "expired"
+
+
+def _is_current(value: Mapping[str, Any]) -> bool:
+    return bool(value.get("status", "current") == "current")

@@ -227,7 +227,7 @@ def test_a_fact_stands_in_the_place_of_its_best_turn() -> None:
     ]
     credit(facts, turns, replace(NOTHING, fact=1.0))
     scores = [one.score and round(50 * one.score, 6) for one in facts]
-    assert scores == [4.0, 1.0, 45.0, None, None, 4.0]
+    assert scores == [46.0, 46.0, 45.0, None, None, 4.0]
 
 
 hits = st.lists(
