@@ -67,7 +67,9 @@ _ALL = f"""
 )
 """
 
-# In a scope that has indexes the candidates come out of them.
+# In a scope that has indexes the candidates come out of them. A limit within a LATERAL means
+# a probe for each row, whatever the planner believes of their number.
+_BRANCHES = 16  # turns at one position: time travel leaves several
 _AROUND = """
     SELECT DISTINCT tenant, thread, position + step AS position
     FROM best CROSS JOIN generate_series(-%(around)s::bigint, %(around)s::bigint) AS step
@@ -85,14 +87,20 @@ _BY_INDEX = f"""
 ), place AS MATERIALIZED (
     SELECT {_KEY} FROM best
     UNION
-    SELECT {_KEY} FROM ({_AROUND}) AS near JOIN LATERAL (
-        SELECT * FROM memkit_passages p
+    SELECT p.* FROM ({_AROUND}) AS near CROSS JOIN LATERAL (
+        SELECT {_KEY} FROM memkit_passages p
         WHERE {{p_inside}} AND p.tenant = near.tenant AND p.thread = near.thread
             AND p.position = near.position
-    ) AS p USING (tenant, thread, position)
+        LIMIT {_BRANCHES}
+    ) AS p
 ), chosen AS (
-    SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, {FOUND}
-    FROM place JOIN memkit_passages p USING ({_KEY}) WHERE {{p_tenant}}
+    SELECT p.* FROM place CROSS JOIN LATERAL (
+        SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, {FOUND}
+        FROM memkit_passages p
+        WHERE {{p_tenant}} AND p.tenant = place.tenant AND p.namespace = place.namespace
+            AND p.key = place.key AND p.path = place.path
+        LIMIT 1
+    ) AS p
 )
 """
 _OR_NEAR = f"""
@@ -106,8 +114,12 @@ _ITEMS = f"""
 SELECT {reads.ITEM}, chosen.cosine, chosen.found,
     CASE WHEN row_number() OVER () = 1
         THEN (SELECT array_agg(idf ORDER BY bit) FROM rarity) END
-FROM chosen JOIN memkit_items i ON {{i_tenant}}
-    AND i.tenant = chosen.tenant AND i.namespace = chosen.namespace AND i.key = chosen.key
+FROM chosen CROSS JOIN LATERAL (
+    SELECT * FROM memkit_items i
+    WHERE {{i_tenant}} AND i.tenant = chosen.tenant AND i.namespace = chosen.namespace
+        AND i.key = chosen.key
+    LIMIT 1
+) AS i
 WHERE {LIVE}
 """
 

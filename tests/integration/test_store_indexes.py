@@ -13,8 +13,9 @@ from langchain_core.embeddings import Embeddings
 from langgraph.store.base import PutOp, SearchOp
 from pgvector.psycopg import register_vector
 
+from memkit.effects import ThreadSearch
 from memkit.errors import ConfigError, DimensionMismatch
-from memkit.store import SemanticStore, indexes
+from memkit.store import SemanticStore, indexes, threads
 from memkit.store.indexes import Built, settings
 from memkit.store.plan import SearchMode
 from memkit.store.search import Boosts, Reach, ranked
@@ -365,6 +366,51 @@ def test_plans(opened: Open, dsn: str) -> None:
     for plan_ in (large, below, filtered, both, tree, small):
         assert "Seq Scan on memkit_passages" not in plan_
         assert plan_ is tree or "memkit_items_pkey" in plan_
+
+
+def test_plans_of_searches_in_threads(opened: Open, dsn: str) -> None:
+    store = opened(Drawn(topics=30), search_mode="hybrid")
+    puts = [
+        PutOp(
+            BIG,
+            str(n),
+            {"text": f"word{n % 40} says {n}", "thread_id": f"t{n // 50}", "position": n % 50},
+        )
+        for n in range(6_000)
+    ]
+    store.batch([*puts, *(PutOp(("users", "small"), str(n), {"text": "x"}) for n in range(50))])
+    store.build_indexes()
+    rows = execute(dsn, "SELECT scope, passages, probes FROM memkit_indexes")
+    reach = {scope: Reach(passages, probes) for scope, passages, probes in rows}
+    space = VectorSpace(DIMS)
+    found = {}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        register_vector(connection)
+        connection.execute("ANALYZE")
+        for prefix, scope in ((BIG, "users.big"), (("users",), ""), (("users", "small"), None)):
+            first = threads.around(
+                ThreadSearch(prefix, "word1", "word1"),
+                space=space,
+                vector=space.encode([1.0] * DIMS, ""),
+                language="english",
+                reach=None if scope is None else reach[scope],
+            )
+            with connection.transaction():
+                if scope is not None:
+                    connection.execute(settings(reach[scope]).encode())
+                lines = connection.execute(
+                    b"EXPLAIN " + first.sql.encode(), first.params, prepare=False
+                ).fetchall()
+            found[scope] = "\n".join(line for (line,) in lines)
+    digest = indexes._Builder(None, "users.big", None)._digest  # type: ignore[arg-type]
+    for scope, own in (("users.big", digest), ("", "all")):
+        assert f"memkit_near_{own}" in found[scope]
+        assert f"memkit_words_{own}" in found[scope]
+        assert "memkit_passages_by_position" in found[scope]
+    assert "memkit_passages_pkey" in found[None]
+    for plan_ in found.values():
+        assert "Seq Scan" not in plan_
+        assert "memkit_items_pkey" in plan_
 
 
 # What fits together
