@@ -59,3 +59,18 @@ class PruneUnsafe(MemkitError):
     def __init__(self, message: str | None = None, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class CopyFailed(MemkitError):
+    """Some threads could not be copied, or did not read back the same.
+
+    `report` says what was copied of the others.
+    """
+
+    def __init__(self, message: str | None = None, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class CopyConflict(CopyFailed):
+    """The target has something else where a thread is to go; nothing of it was overwritten."""

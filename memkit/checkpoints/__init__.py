@@ -4,16 +4,20 @@ from memkit.checkpoints.backend import Tally, ThreadSize
 from memkit.checkpoints.prune import aprune, prune
 from memkit.checkpoints.report import PruneReport, Refusal
 from memkit.checkpoints.sizes import CheckpointReport, Growth, areport, report
+from memkit.checkpoints.transfer import CopyReport, acopy, copy
 
 __all__ = [
     "CheckpointReport",
+    "CopyReport",
     "Growth",
     "PruneReport",
     "Refusal",
     "Tally",
     "ThreadSize",
+    "acopy",
     "aprune",
     "areport",
+    "copy",
     "prune",
     "report",
 ]

@@ -183,8 +183,42 @@ class Sizes:
     largest: Sequence[ThreadSize]
 
 
+Typed: TypeAlias = tuple[str, bytes]
+# A namespace, a channel, and the version of its value as text.
+ValueKey: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A checkpoint with all that it holds.
+
+    Attributes:
+        ns: Its namespace.
+        parent: The id of the checkpoint it continues.
+        head: What LangGraph keeps of it beside values.
+        metadata: What is stored beside it.
+        values: The values of its channels, each a type and bytes as its saver's serializer made
+            them.
+    """
+
+    ns: str
+    parent: str | None
+    head: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    values: Mapping[str, Typed]
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return str(self.head["id"])
+
+    def value_key(self, channel: str) -> ValueKey:
+        """Return the name of a value in tables that store it apart."""
+        return self.ns, channel, str(self.head["channel_versions"].get(channel))
+
+
 class Backend(Protocol):
-    """The tables of one saver. Every method but the first is a script."""
+    """The tables of one saver. Every method is a script, but for the properties and transaction."""
 
     @property
     def name(self) -> str:
@@ -193,6 +227,14 @@ class Backend(Protocol):
     @property
     def saver(self) -> Any:
         """The saver."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the saver is used on an event loop."""
+
+    @property
+    def inline(self) -> bool:
+        """Whether each checkpoint holds its values itself."""
 
     @property
     def advice(self) -> str:
@@ -221,9 +263,21 @@ class Backend(Protocol):
         """Return the values that are stored at a checkpoint."""
 
     def writes(
-        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str] | None
     ) -> Script[dict[str, list[StoredWrite]]]:
-        """Return per checkpoint its writes to these channels, in their order."""
+        """Return per checkpoint its writes to these channels (None: to all), in their order."""
+
+    def wholes(
+        self, thread_id: str, ns: str, ids: Sequence[str], known: Collection[ValueKey]
+    ) -> Script[list[Whole]]:
+        """Read checkpoints with their values, but for those that are known."""
+
+    def put_wholes(self, thread_id: str, wholes: Sequence[Whole]) -> Script[set[ValueKey]]:
+        """Store checkpoints that are not there yet; what is there stays.
+
+        The values are as this saver's serializer would make them. Returns the keys of values that
+        are stored apart, which need not be given again.
+        """
 
     def put_values(
         self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]

@@ -15,6 +15,8 @@ from memkit.checkpoints.backend import (
     StoredWrite,
     Tally,
     ThreadSize,
+    ValueKey,
+    Whole,
     drive,
     grouped,
     loaded,
@@ -64,6 +66,8 @@ class MemoryTables:
     """
 
     name = "InMemorySaver"
+    asynchronous = False
+    inline = False
     advice = "Nothing to do: the memory is free."
 
     def __init__(self, saver: Any) -> None:
@@ -188,17 +192,54 @@ class MemoryTables:
 
     @script
     def writes(
-        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str] | None
     ) -> dict[str, list[StoredWrite]]:
-        """Return per checkpoint its writes to these channels, in their order."""
+        """Return per checkpoint its writes to these channels (None: to all), in their order."""
         return grouped(
             (checkpoint_id, StoredWrite(path, task_id, idx, channel, *value))
             for checkpoint_id in ids
             for (task_id, idx), (_, channel, value, path) in list(
                 self.saver.writes.get((thread_id, ns, checkpoint_id), {}).items()
             )
-            if channel in names
+            if names is None or channel in names
         )
+
+    @script
+    def wholes(
+        self, thread_id: str, ns: str, ids: Sequence[str], known: Collection[ValueKey]
+    ) -> list[Whole]:
+        """Read checkpoints with their values, but for those that are known."""
+        found = []
+        stored = self.saver.storage[thread_id][ns]
+        for checkpoint_id in ids:
+            if checkpoint_id not in stored:
+                continue
+            checkpoint, metadata, parent = stored[checkpoint_id]
+            head = self.saver.serde.loads_typed(checkpoint)
+            values = {}
+            for channel, version in head["channel_versions"].items():
+                value = self.saver.blobs.get((thread_id, ns, channel, version), ("empty", b""))
+                if value[0] != "empty" and (ns, channel, str(version)) not in known:
+                    values[channel] = value
+            found.append(Whole(ns, parent, head, self.saver.serde.loads_typed(metadata), values))
+        return found
+
+    @script
+    def put_wholes(self, thread_id: str, wholes: Sequence[Whole]) -> set[ValueKey]:
+        """Store checkpoints that are not there yet; what is there stays."""
+        dumps = self.saver.serde.dumps_typed
+        apart = set()
+        for whole in wholes:
+            for channel, value in whole.values.items():
+                version = whole.head["channel_versions"].get(channel)
+                place = (thread_id, whole.ns, channel, version)
+                if self.saver.blobs.get(place, ("empty", b""))[0] == "empty":
+                    self.saver.blobs[place] = value
+                apart.add(whole.value_key(channel))
+            self.saver.storage[thread_id][whole.ns].setdefault(
+                whole.id, (dumps(dict(whole.head)), dumps(dict(whole.metadata)), whole.parent)
+            )
+        return apart
 
     @script
     def put_values(

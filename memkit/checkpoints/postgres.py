@@ -19,10 +19,13 @@ from memkit.checkpoints.backend import (
     Tally,
     ThreadSize,
     Transaction,
+    ValueKey,
+    Whole,
     by_namespace,
     grouped,
     loaded,
 )
+from memkit.checkpoints.packed import as_json, is_snapshot, json_text
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
 from memkit.effects import Effect
@@ -101,7 +104,25 @@ WHERE c.thread_id = %s AND c.checkpoint_ns = %s AND c.checkpoint_id = %s AND v.k
 """
 _WRITES = """
 SELECT checkpoint_id, task_path, task_id, idx, channel, type, blob FROM checkpoint_writes
-WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s) AND channel = ANY(%s)
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s)
+  AND (%s::text[] IS NULL OR channel = ANY(%s::text[]))
+"""
+_WHOLES = """
+SELECT parent_checkpoint_id, checkpoint, metadata FROM checkpoints
+WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = ANY(%s) ORDER BY checkpoint_id
+"""
+_STORED_VALUES = """
+SELECT b.channel, b.version, b.type, b.blob
+FROM unnest(%s::text[], %s::text[]) AS asked (channel, version)
+JOIN checkpoint_blobs b
+  ON b.thread_id = %s AND b.checkpoint_ns = %s
+ AND b.channel = asked.channel AND b.version = asked.version AND b.type <> 'empty'
+"""
+_PUT_WHOLE = """
+INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+VALUES (%s, %s, %s, %s, %s::jsonb, %s::jsonb)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO NOTHING
 """
 _PUT_BLOB = """
 INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
@@ -151,6 +172,7 @@ WHERE thread_id = %s AND checkpoint_ns = %s AND channel = %s AND version = ANY(%
 class PostgresTables:
     """The tables of a PostgresSaver or AsyncPostgresSaver, on its own connection."""
 
+    inline = False
     advice = (
         "Autovacuum makes the room usable again; VACUUM (ANALYZE) checkpoints, checkpoint_blobs, "
         "checkpoint_writes does so at once. The files shrink by VACUUM FULL, which locks the "
@@ -287,10 +309,11 @@ class PostgresTables:
         }
 
     def writes(
-        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str] | None
     ) -> Script[dict[str, list[StoredWrite]]]:
-        """Return per checkpoint its writes to these channels, in their order."""
-        rows = yield Statement(_WRITES, (thread_id, ns, list(ids), list(names)))
+        """Return per checkpoint its writes to these channels (None: to all), in their order."""
+        asked = None if names is None else list(names)
+        rows = yield Statement(_WRITES, (thread_id, ns, list(ids), asked, asked))
         return grouped(
             (
                 row["checkpoint_id"],
@@ -305,6 +328,64 @@ class PostgresTables:
             )
             for row in rows
         )
+
+    def wholes(
+        self, thread_id: str, ns: str, ids: Sequence[str], known: Collection[ValueKey]
+    ) -> Script[list[Whole]]:
+        """Read checkpoints with their values, but for those that are known."""
+        rows = yield Statement(_WHOLES, (thread_id, ns, list(ids)))
+        keys = {
+            (channel, str(version))
+            for row in rows
+            for channel, version in row["checkpoint"]["channel_versions"].items()
+            if (ns, channel, str(version)) not in known
+        }
+        asked = [channel for channel, _ in keys], [version for _, version in keys]
+        found = yield Statement(_STORED_VALUES, (*asked, thread_id, ns))
+        stored = {
+            (row["channel"], row["version"]): (row["type"], row["blob"] or b"") for row in found
+        }
+        wholes = []
+        for row in rows:
+            head = dict(row["checkpoint"])
+            # Beside a value that is stored apart there may be a mark, which is none.
+            values = {
+                channel: self.saver.serde.dumps_typed(value)
+                for channel, value in (head.pop("channel_values", None) or {}).items()
+                if (ns, channel, str(head["channel_versions"].get(channel))) not in known
+            }
+            for channel, version in head["channel_versions"].items():
+                if (channel, str(version)) in stored:
+                    values[channel] = stored[channel, str(version)]
+            parent = row["parent_checkpoint_id"]
+            wholes.append(Whole(ns, parent, head, row["metadata"], values))
+        return wholes
+
+    def put_wholes(self, thread_id: str, wholes: Sequence[Whole]) -> Script[set[ValueKey]]:
+        """Store checkpoints that are not there yet; what is there stays.
+
+        What `put` would have left in the row stays there, but only where JSON keeps it as it is.
+        """
+        blobs: dict[ValueKey, tuple[Any, ...]] = {}
+        rows = []
+        for whole in wholes:
+            inline: dict[str, Any] = {}
+            for channel, value in whole.values.items():
+                key = whole.value_key(channel)
+                fits, plain = as_json(value)
+                if fits:
+                    inline[channel] = plain
+                    continue
+                blobs[key] = (thread_id, *key, *value)
+                if is_snapshot(self.saver, value):
+                    inline[channel] = True
+            head = json_text({**whole.head, "channel_values": inline})
+            metadata = json_text(whole.metadata)
+            rows.append((thread_id, whole.ns, whole.id, whole.parent, head, metadata))
+        if blobs:
+            yield Statement(_PUT_BLOB, list(blobs.values()), fetch=False, many=True)
+        yield Statement(_PUT_WHOLE, rows, fetch=False, many=True)
+        return set(blobs)
 
     def put_values(
         self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]

@@ -23,9 +23,12 @@ from memkit.checkpoints.backend import (
     Tally,
     ThreadSize,
     Transaction,
+    ValueKey,
+    Whole,
     grouped,
     loaded,
 )
+from memkit.checkpoints.packed import joined, json_text, split
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
 from memkit.effects import Effect
@@ -75,6 +78,15 @@ _CHECKPOINT = """
 SELECT type, checkpoint FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
+_WHOLE = """
+SELECT type, checkpoint, metadata, parent_checkpoint_id FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""
+_PUT_WHOLE = """
+INSERT OR IGNORE INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 _WRITES_PER_CHECKPOINT = """
 SELECT checkpoint_ns, checkpoint_id, count(*), sum(length(value)), max(channel = ?)
 FROM writes WHERE thread_id = ? GROUP BY checkpoint_ns, checkpoint_id
@@ -119,6 +131,7 @@ _HEAD = re.compile(
 class SqliteTables:
     """The tables of a SqliteSaver or AsyncSqliteSaver, on its own connection."""
 
+    inline = True
     advice = (
         "SQLite uses the room again for what comes; VACUUM gives it back to the disk, and locks "
         "the database while it copies it."
@@ -251,14 +264,43 @@ class SqliteTables:
         return {name: checkpoint["channel_values"][name] for name in names}
 
     def writes(
-        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
+        self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str] | None
     ) -> Script[dict[str, list[StoredWrite]]]:
-        """Return per checkpoint its writes to these channels, in their order."""
+        """Return per checkpoint its writes to these channels (None: to all), in their order."""
         found = []
         for checkpoint_id in ids:
             rows = yield Statement(_WRITES, (thread_id, ns, checkpoint_id))
             found += [(checkpoint_id, StoredWrite(*row)) for row in rows]
-        return grouped((i, write) for i, write in found if write.channel in names)
+        return grouped((i, write) for i, write in found if names is None or write.channel in names)
+
+    def wholes(
+        self, thread_id: str, ns: str, ids: Sequence[str], known: Collection[ValueKey]
+    ) -> Script[list[Whole]]:
+        """Read checkpoints with their values, but for those that are known."""
+        found = []
+        for checkpoint_id in ids:
+            rows = yield Statement(_WHOLE, (thread_id, ns, checkpoint_id))
+            for kind, stored, metadata, parent in rows:
+                head, values = split(self.saver, (kind, stored), ns, known)
+                described = json.loads(metadata) if metadata else {}
+                found.append(Whole(ns, parent, head, described, values))
+        return found
+
+    def put_wholes(self, thread_id: str, wholes: Sequence[Whole]) -> Script[set[ValueKey]]:
+        """Store checkpoints that are not there yet; what is there stays."""
+        rows = [
+            (
+                thread_id,
+                whole.ns,
+                whole.id,
+                whole.parent,
+                *joined(self.saver, whole.head, whole.values),
+                json_text(whole.metadata).encode(),
+            )
+            for whole in wholes
+        ]
+        yield Statement(_PUT_WHOLE, rows, fetch=False, many=True)
+        return set()
 
     def put_values(
         self, thread_id: str, ns: str, checkpoint_id: str, values: Mapping[str, tuple[Any, Any]]
