@@ -105,9 +105,9 @@ def copy(
 
     Older checkpoints come first, in transactions of some 50. Killed at any moment, it goes on when
     it is called again, and copies what is missing or has come since. At the end of a thread every
-    checkpoint is read from both savers by `get_tuple`, and its DeltaChannels by
-    `get_delta_channel_history`: state, metadata, parent and writes must be equal. What is not is
-    removed again.
+    checkpoint is read from both savers by `get_tuple`, and the whole of what its DeltaChannels are
+    made of by `get_delta_channel_history`: state, metadata, parent and writes must be equal. What
+    is not is removed again.
 
     Nothing in the target is overwritten. A thread that has something else there under the same id,
     or that went on in both, is refused.
@@ -212,6 +212,7 @@ class _ThreadCopy:
         proven: Checkpoints that read the same from both.
         added: Checkpoints that this call has put into the target.
         stored: The keys of the values that the source has at some checkpoint.
+        covered: Of checkpoints the DeltaChannels that were compared with those of later ones.
         unexpected: Values that only the target has at a checkpoint: their keys, and where.
     """
 
@@ -219,6 +220,7 @@ class _ThreadCopy:
     proven: set[Key] = field(default_factory=set)
     added: set[Key] = field(default_factory=set)
     stored: set[ValueKey] = field(default_factory=set)
+    covered: dict[Key, set[str]] = field(default_factory=dict)
     unexpected: dict[ValueKey, Key] = field(default_factory=dict)
     same: int = 0
     writes: int = 0
@@ -313,7 +315,7 @@ class _Job:
             names = _delta_channels(source)
             late: dict[Key, list[StoredWrite]] = {}
             unlike: dict[Key, str] = {}
-            for key in sorted(keys & there - state.proven):
+            for key in reversed(_by_age(keys & there - state.proven)):
                 different = yield from self._compare(state, key, names.get(key[0], ()))
                 if different == _WRITES:
                     late[key] = yield from self._lacking(state, key)
@@ -373,13 +375,16 @@ class _Job:
         )
         if different := _difference(one, other):
             raise self._unlike(state, key, different)
-        made = [n for n in sorted(names) if n in versions and n not in {*values, *copied}]
-        if made:
-            histories = yield ReadHistory(self.source, config, made)
-            histories_copied = yield ReadHistory(self.target, config, made)
-            for name in made:
+        made = {name for name in names if name in versions} - values.keys() - copied.keys()
+        unread = sorted(made - state.covered.get(key, set()))
+        if unread:
+            histories = yield ReadHistory(self.source, config, unread)
+            histories_copied = yield ReadHistory(self.target, config, unread)
+            for name in unread:
                 if not _same_history(histories[name], histories_copied[name]):
                     return f"what the DeltaChannel {name!r} is made of"
+        # What this one is made of, holds what the one that it continues is made of.
+        state.covered.setdefault((key[0], _parent(one) or ""), set()).update(made)
         return None if _same_writes(one.pending_writes, other.pending_writes) else _WRITES
 
     def _unlike(self, state: _ThreadCopy, key: Key, what: str) -> CopyFailed:
