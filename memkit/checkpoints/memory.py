@@ -101,8 +101,9 @@ class MemoryTables:
         ]
         tables = {"checkpoints": Tally(), "writes": Tally(), "blobs": Tally()}
         threads: dict[str, ThreadSize] = {}
+        asked = None if thread_ids is None else frozenset(thread_ids)
         for table, thread, size in rows:
-            if thread_ids is not None and thread not in thread_ids:
+            if asked is not None and thread not in asked:
                 continue
             tables[table] = tables[table].plus(1, size)
             _, checkpoints, count, total = threads.get(thread, (thread, 0, 0, 0))

@@ -109,8 +109,9 @@ def copy(
     made of by `get_delta_channel_history`: state, metadata, parent and writes must be equal. What
     is not is removed again.
 
-    Nothing in the target is overwritten. A thread that has something else there under the same id,
-    or that went on in both, is refused.
+    Nothing in the target is overwritten, but for an answer or an error that LangGraph has since
+    replaced in the source. A thread that has something else there under the same id, or that went
+    on in both, is refused.
 
     Args:
         source: A PostgresSaver, SqliteSaver or InMemorySaver; for the async ones see `acopy`. It is
@@ -126,7 +127,8 @@ def copy(
         ConfigError: A saver is not known or has no tables, or both are one.
         CopyConflict: Some threads are something else in the target. The others were copied; the
             report is the `report` of the error.
-        CopyFailed: Some threads could not be copied for another reason; the same.
+        CopyFailed: Some threads could not be copied for another reason; the same. Or a database
+            failed: call it again, and it goes on.
 
     Cost: Every checkpoint of the source is read once to copy it, and with its whole state once from
         each saver to compare.
@@ -247,6 +249,27 @@ class _Job:
         for tables, which in ((self.source, "source"), (self.target, "target")):
             yield from _has_tables(tables, which)
         totals = _Totals()
+        try:
+            yield from self._all(thread_ids, totals)
+        except Exception as error:
+            if _is_of_database(error):
+                raise CopyFailed(
+                    f"a database failed after {totals.threads} threads: {error}. Call it again, "
+                    "and it goes on from there",
+                    report=self._report(totals),
+                ) from error
+            raise
+        report = self._report(totals)
+        if report.refused:
+            kind = CopyConflict if totals.conflicts else CopyFailed
+            raise kind(
+                f"{len(report.refused)} of {report.threads} threads were refused, the others "
+                f"copied; the first: {report.refused[0].thread_id}: {report.refused[0].why}",
+                report=report,
+            )
+        return report
+
+    def _all(self, thread_ids: list[str] | None, totals: _Totals) -> Body[None]:
         pages = None if thread_ids is None else _chunks(thread_ids, _PAGE)
         after = ""
         while True:
@@ -256,10 +279,12 @@ class _Job:
             else:
                 page = next(pages, [])
             if not page:
-                break
+                return
             for thread_id in page:
                 yield from self._thread(thread_id, totals)
-        report = CopyReport(
+
+    def _report(self, totals: _Totals) -> CopyReport:
+        return CopyReport(
             source=self.source.name,
             target=self.target.name,
             dry_run=self.dry_run,
@@ -272,14 +297,6 @@ class _Job:
             only_in_target=totals.only_in_target,
             refused=tuple(totals.refused),
         )
-        if report.refused:
-            error = CopyConflict if totals.conflicts else CopyFailed
-            raise error(
-                f"{len(report.refused)} of {report.threads} threads were refused, the others "
-                f"copied; the first: {report.refused[0].thread_id}: {report.refused[0].why}",
-                report=report,
-            )
-        return report
 
     def _thread(self, thread_id: str, totals: _Totals) -> Body[None]:
         """Copy one thread; what hinders it is reported, and does not hinder the others."""
@@ -306,6 +323,8 @@ class _Job:
         for number in range(_ROUNDS):
             source = yield from self._contents(self.source, state.thread_id)
             target = yield from self._contents(self.target, state.thread_id)
+            if not (number or source.checkpoints or source.orphan_writes):
+                raise CopyFailed("the source has nothing of it")
             keys = {checkpoint.key for checkpoint in source.checkpoints}
             there = {checkpoint.key for checkpoint in target.checkpoints}
             missing = _by_age(keys - there)
@@ -583,6 +602,11 @@ def _has_tables(tables: Backend, which: str) -> Body[None]:
                 f"the {which}, a {tables.name}, has no tables; call its setup() first"
             ) from error
         raise
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Say whether a driver raised an error; this module knows none of them."""
+    return type(error).__module__.partition(".")[0] in ("psycopg", "psycopg_pool", "sqlite3")
 
 
 def _refuse_fork(keys: Collection[Key], there: Collection[Key]) -> None:

@@ -1,12 +1,14 @@
 """Threads move from any saver to another, and nothing of them changes."""
 
 import asyncio
+import contextlib
 import enum
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -501,3 +503,65 @@ def test_bad_arguments_are_told(empty_dsn: str) -> None:
         pytest.raises(ConfigError, match="the target, a PostgresSaver, has no tables"),
     ):
         checkpoints.copy(saver, bare)
+
+
+def test_a_thread_that_is_not_there_is_told(target: Any) -> None:
+    source = InMemorySaver()
+    graph: Any = tree().compile(checkpointer=source)
+    graph.invoke({"said": ["in"]}, config())
+    with pytest.raises(CopyFailed, match="gone: the source has nothing of it") as it:
+        checkpoints.copy(source, target, thread_ids=["t", "gone"])
+    report: Any = it.value.report
+    assert (report.threads, report.copied) == (2, 1)
+
+
+def test_a_database_that_fails_is_told_with_what_was_done(
+    source: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tree().compile(checkpointer=source)
+    for thread in "ab":
+        graph.invoke({"said": ["in"]}, config(thread))
+    with PostgresSaver.from_conn_string(empty_dsn) as target:
+        target.setup()
+        read = target.get_tuple
+
+        def broken(place: Any) -> Any:
+            if place["configurable"]["thread_id"] == "b":
+                target.conn.close()
+            return read(place)
+
+        monkeypatch.setattr(target, "get_tuple", broken)
+        with pytest.raises(CopyFailed, match="goes on from there") as it:
+            checkpoints.copy(source, target)
+    report: Any = it.value.report
+    assert (report.threads, report.copied) == (2, 1)
+    with PostgresSaver.from_conn_string(empty_dsn) as target:
+        checkpoints.copy(source, target)
+        assert keys(target, "checkpoints", "writes") == keys(source, "checkpoints", "writes")
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_beside_a_live_writer(source: Any, target: Any, durability: Any) -> None:
+    graph = tree(frequency=3, subgraph="call").compile(checkpointer=source)
+    graph.invoke({"said": ["in"]}, config())
+    ended = threading.Event()
+
+    def write() -> None:
+        for _ in range(12):
+            graph.invoke({"said": ["in"]}, config(), durability=durability)
+        ended.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    times = 0
+    while not ended.is_set():
+        with contextlib.suppress(CopyFailed):  # it may change faster than it is copied
+            checkpoints.copy(source, target)
+        times += 1
+    writer.join()
+    report = checkpoints.copy(source, target)
+    assert times > 0
+    assert report.compared == len(rows(source)["checkpoints"])
+    assert keys(target, "checkpoints", "writes") == keys(source, "checkpoints", "writes")
+    moved = tree(frequency=3, subgraph="call").compile(checkpointer=target)
+    assert states(moved, target) == states(graph, source)
