@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import ormsgpack
 from langgraph.checkpoint.serde.types import TASKS
 
 from memkit.checkpoints.backend import (
@@ -242,13 +243,27 @@ class SqliteTables:
         )
         return checkpoint
 
+    def _outline(self, thread_id: str, ns: str, checkpoint_id: str) -> Script[dict[str, Any]]:
+        """Read a checkpoint in which objects may be missing, and their names are not.
+
+        A snapshot is one object of many messages, and making them is most of the work.
+        """
+        [(kind, stored)] = yield Statement(_CHECKPOINT, (thread_id, ns, checkpoint_id))
+        if kind == "msgpack":
+            outline: dict[str, Any] = ormsgpack.unpackb(
+                stored, ext_hook=_no_object, option=ormsgpack.OPT_NON_STR_KEYS
+            )
+        else:
+            outline = self.saver.serde.loads_typed((kind, stored))
+        return outline
+
     def channels(
         self, thread_id: str, ns: str, ids: Sequence[str], names: Collection[str]
     ) -> Script[dict[str, ChannelFacts]]:
         """Return per checkpoint what is known of these channels."""
         found = {}
         for checkpoint_id in ids:
-            checkpoint = yield from self._load(thread_id, ns, checkpoint_id)
+            checkpoint = yield from self._outline(thread_id, ns, checkpoint_id)
             versions = checkpoint["channel_versions"]
             found[checkpoint_id] = ChannelFacts(
                 {name: versions[name] for name in names if name in versions},
@@ -347,6 +362,10 @@ class SqliteTables:
         """Remove values stored apart: there are none."""
         return
         yield thread_id, blobs  # type: ignore[unreachable] # makes it a script
+
+
+def _no_object(code: int, data: bytes) -> None:  # noqa: ARG001 - as ormsgpack calls it
+    return None
 
 
 def _fetched(cursor: Any, statement: Statement) -> list[Any]:
