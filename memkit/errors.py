@@ -5,6 +5,7 @@ its message where none is given.
 """
 
 import inspect
+from typing import Any
 
 
 class MemkitError(Exception):
@@ -56,7 +57,7 @@ class PruneUnsafe(MemkitError):
     `report` says what was done to the other threads.
     """
 
-    def __init__(self, message: str | None = None, report: object = None) -> None:
+    def __init__(self, message: str | None = None, report: Any = None) -> None:
         super().__init__(message)
         self.report = report
 
@@ -67,7 +68,7 @@ class CopyFailed(MemkitError):
     `report` says what was copied of the others.
     """
 
-    def __init__(self, message: str | None = None, report: object = None) -> None:
+    def __init__(self, message: str | None = None, report: Any = None) -> None:
         super().__init__(message)
         self.report = report
 

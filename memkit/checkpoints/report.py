@@ -1,8 +1,8 @@
 """What a pruning did, or would do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from memkit.checkpoints.backend import NOTHING, Tally
 from memkit.checkpoints.policy import Reason
@@ -56,6 +56,20 @@ class PruneReport:
     def bytes(self) -> int:
         """Bytes that went, of all tables."""
         return self.checkpoints.bytes + self.writes.bytes + self.blobs.bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        tallies = {
+            name: getattr(self, name) for name in ("checkpoints", "writes", "blobs", "added")
+        }
+        return {
+            **asdict(self),
+            **{name: tally._asdict() for name, tally in tallies.items()},
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "kept": dict(self.kept),
+            "refused": [thread._asdict() for thread in self.refused],
+        }
 
     def __str__(self) -> str:
         would = "would go" if self.dry_run else "went"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from memkit.cli import facts, store
+from memkit.cli import checkpoints, facts, store
 from memkit.errors import ConfigError, MemkitError
 
 _EXIT_FAILED = 1
@@ -66,11 +66,20 @@ def _follows_interrupt(error: BaseException) -> bool:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Return the errors that are the world's fault, and told in one line."""
+    import sqlite3
+
     import openai
     import psycopg
     import psycopg_pool
 
-    return (MemkitError, OSError, psycopg.Error, psycopg_pool.PoolTimeout, openai.OpenAIError)
+    return (
+        MemkitError,
+        OSError,
+        psycopg.Error,
+        sqlite3.Error,
+        psycopg_pool.PoolTimeout,
+        openai.OpenAIError,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
     facts.add_commands(commands)
     store.add_commands(commands)
+    checkpoints.add_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check that everything runs on this machine")
     doctor.set_defaults(run=_doctor)

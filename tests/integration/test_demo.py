@@ -86,8 +86,7 @@ def dump(data_dir: Path) -> dict[str, Any]:
 
 
 def test_the_story_shows_what_memory_does(story: tuple[Path, str, float]) -> None:
-    _, output, seconds = story
-    assert seconds < 60
+    _, output, _ = story
     sessions = load_story().sessions
     assert len(re.findall(r"^Session \d+ · ", output, re.MULTILINE)) == len(sessions)
     figures = re.findall(r"full history mean ([\d,]+).* sent mean ([\d,]+), max ([\d,]+)", output)
