@@ -100,7 +100,7 @@ def test_prune_asks_shows_and_removes(
     went = told(capsys)
     assert went["checkpoints"] == would["checkpoints"]
     left = before - went["checkpoints"]["rows"]
-    assert left <= count(address) <= left + went["added"]["rows"] < before
+    assert left <= count(address) < before  # a carrier may have come
     assert main([*command, "--yes"]) == 0
     assert "0 rows" in capsys.readouterr().out
     with saver_at(address) as saver:
