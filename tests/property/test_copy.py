@@ -35,6 +35,18 @@ def target(server: Server) -> Iterator[Any]:
     server.drop(dsn)
 
 
+def prune(story: Story, policy: dict[str, Any], at: int) -> None:
+    """Leave a thread in which there are carriers, snapshots, and gaps."""
+    places = sorted(states(story.graph, story.saver))
+    checkpoints.prune(
+        story.saver,
+        keep_last=policy["keep_last"],
+        pinned=[places[pin % len(places)][1] for pin in (*policy["pins"], at)],
+        graph=story.graph if policy["with_graph"] else None,
+        grace_s=0,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", [memory, sqlite])
 @settings(max_examples=FUZZ or 25, **QUIET)
@@ -53,7 +65,10 @@ def test_a_copy_is_the_same(
         story.run("async", 1)
         for steps in (before, since):
             for name, *arguments in steps:
-                getattr(story, name)(*arguments)
+                if name == "prune":
+                    prune(story, *arguments)
+                else:
+                    getattr(story, name)(*arguments)
             checkpoints.copy(saver, target)
             for name in ("checkpoints", "writes"):
                 assert set(rows(saver)[name]) == set(rows(target)[name])
