@@ -410,11 +410,17 @@ class _Job:
     def _prepare(self, history: History, plan: _Plan, outcome: _Outcome) -> Script[None]:
         """Store what DeltaChannels will need when the plan is carried out."""
         thread_id, thread = history.thread_id, history.thread
+        planned: set[tuple[str, str, str]] = set()
         for edge in self._edges(thread, plan.keys):
             missing = yield from history.missing(edge)
             known = missing & self.specs.get(path_of(edge.ns), {}).keys()
             if known:
                 values = yield from history.snapshot(edge, known)
+                if self.dry_run and not self.tables.inline:
+                    # A value stored apart serves all that have its version, and is put once.
+                    keys = {name: (edge.ns, name, str(values[name][0])) for name in values}
+                    values = {n: value for n, value in values.items() if keys[n] not in planned}
+                    planned.update(keys.values())
                 dumps = self.tables.saver.serde.dumps_typed
                 size = sum(len(dumps(value)[1]) for _, value in values.values())
                 outcome.added = outcome.added.plus(len(values), size)
