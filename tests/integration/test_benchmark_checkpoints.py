@@ -93,7 +93,7 @@ def test_a_tiny_run(
     assert memkit["prune_threads"] == LOAD.threads
     # Of 9 checkpoints 4 go, with their writes and values.
     assert memkit["prune_rows"] > 4 * 2 * LOAD.threads
-    assert memkit["prune_writers_turns"] > 5 < memkit["prune_writers_alone_turns"]
+    assert min(memkit["prune_writers_turns"], memkit["prune_writers_alone_turns"]) > 0
     assert memkit["prune_p95_ratio_low"] <= memkit["prune_p95_ratio_high"]
 
 
