@@ -18,7 +18,7 @@ from langgraph.store.base import SearchItem
 from memkit.effects import ThreadHit, ThreadHits, stable_key
 from memkit.errors import ConfigError
 from memkit.facts.dates import moments
-from memkit.words import words
+from memkit.words import STOP_WORDS, words
 
 # What a nat counts in a score: about what it does in the hybrid score of SemanticStore, so that
 # turns and facts can stand in one list.
@@ -130,7 +130,9 @@ class Question:
         named: list[tuple[int, str]] = []
         plain = text
         for name in speakers:
-            pattern = re.compile(rf"\b{re.escape(name)}\b(?:['’]s\b)?\s*", re.IGNORECASE)
+            # Someone may be called Will: then "will" is no name.
+            case = re.NOFLAG if name.lower() in STOP_WORDS else re.IGNORECASE
+            pattern = re.compile(rf"\b{re.escape(name)}\b(?:['’]s\b)?\s*", case)
             if name and (match := pattern.search(text)):
                 named.append((match.start(), name))
                 plain = pattern.sub("", plain)

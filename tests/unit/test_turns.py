@@ -63,6 +63,11 @@ def test_names_of_those_who_speak_go_and_say_whom_it_is_about() -> None:
     assert Question.read("Annual report?", SPEAKERS, MONDAY) == Question("Annual report?")
 
 
+def test_a_name_that_is_a_word_too_is_one_only_as_it_is_written() -> None:
+    assert Question.read("What will I do?", ("Will",), MONDAY) == Question("What will I do?")
+    assert Question.read("What did Will do?", ("Will",), MONDAY).about == {"Will": 1.0}
+
+
 @pytest.mark.parametrize("text", ["Ann", "Ann?", "Bob, Ann!", ""])
 def test_a_question_of_nothing_but_names_is_asked_as_it_is(text: str) -> None:
     assert Question.read(text, SPEAKERS, MONDAY).text == text
