@@ -662,6 +662,7 @@ def draw(
                 line,
                 color=colour,
                 linewidth=width,
+                zorder=2 if line == "-" else 3,  # where two are the same, both are seen
                 label=f"{name}: {slope:.2f}",
             )
         axes.set_xscale("log")
