@@ -147,8 +147,8 @@ def interrupt(data_dir: Path) -> None:
         start_new_session=True,
     )
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(2)
+    while not process.stdout.readline().startswith("Session"):
+        pass
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, errors
