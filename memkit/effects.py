@@ -12,15 +12,15 @@ is raised at the `yield`, where the body can catch it.
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.store.base import BaseStore, Op, PutOp, SearchItem
+from langgraph.store.base import BaseStore, Op, PutOp
 
 T = TypeVar("T")
 
@@ -56,52 +56,41 @@ class PutIf:
 
 @dataclass(frozen=True, slots=True)
 class ThreadSearch:
-    """A store operation: find candidates for a query, and what stands around them.
+    """A store operation: find items by their words and meaning, and by those of what is around.
 
-    Stores that know it say so by `supports_threads = True`. Its result is `ThreadHits`. An item
-    stands in a thread where its value has a `thread_id` (text) and a `position` (integer).
+    Stores that know it say so by `supports_threads = True`. An item stands in a thread where its
+    value has a `thread_id` (text) and a `position` (integer). The result are items as of a search,
+    best first; a score is in nats, the unit of an inverse document frequency:
+
+    - `words` times the sum of the rarities of the words of `terms` that the item has, or, less by
+      `decay` with each item of distance, one of the `reach` items on either side of it;
+    - `meaning` times the mean of how near the item is to `query` (weight `near[0]`), those next to
+      it (`near[1]`) and so on, in standard deviations above what was looked at.
 
     Attributes:
         namespace_prefix: Where to search.
         query: What is embedded; "": no vectors.
-        words: What is searched for by words.
-        candidates: How many by meaning, and as many by words.
-        around: How many positions before and behind each candidate come along.
+        terms: What is searched for by words.
+        limit: How many items to return.
+        candidates: In a scope with indexes: how many are looked at by meaning, and as many by
+            words, with what is around each.
     """
 
     namespace_prefix: tuple[str, ...]
     query: str
-    words: str
+    terms: str
+    limit: int = 10
     candidates: int = 50
-    around: int = 4
+    words: float = 1.0
+    reach: int = 4
+    decay: float = 0.8
+    meaning: float = 2.0
+    near: tuple[float, ...] = (1.0, 2 / 3, 1 / 3)
 
-
-class ThreadHit(NamedTuple):
-    """An item with what speaks for it.
-
-    Attributes:
-        value: Of the item.
-        item: Makes the item; it has no score.
-        cosine: How near it is to the query, as the store measures it; None without a vector.
-        found: Bit i is set where the item has word i of the query.
-    """
-
-    value: Mapping[str, Any]
-    item: Callable[[], SearchItem]
-    cosine: float | None
-    found: int
-
-
-class ThreadHits(NamedTuple):
-    """What a ThreadSearch finds, in no order.
-
-    Attributes:
-        hits: Candidates and their neighbours.
-        rarity: The inverse document frequency of word i of the query, in nats.
-    """
-
-    hits: Sequence[ThreadHit]
-    rarity: Sequence[float]
+    @property
+    def around(self) -> int:
+        """How many items on each side of an item count for it."""
+        return max(self.reach, len(self.near) - 1)
 
 
 StoreOp: TypeAlias = Op | PutIf | ThreadSearch

@@ -1,21 +1,21 @@
 """Which turns of old conversations a question is about. Pure.
 
 A turn is rarely found by itself: what it answers was said before it, and what it speaks of has its
-name in the turn after. So a turn counts with the words and the meaning of those around it. Beside
-that counts who said it, when, and whether it tells something at all. `TurnRanking` says how much.
+name in the turn after. So a turn counts with the words and the meaning of those around it, which
+the store adds up (`ThreadSearch`). Beside that counts who said it, when, and whether it tells
+something at all. `TurnRanking` says how much.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from math import isfinite, log, nan
+from math import isfinite, log
 from typing import Any, NamedTuple
 
-import numpy as np
 from langgraph.store.base import SearchItem
 
-from memkit.effects import ThreadHit, ThreadHits, stable_key
+from memkit.effects import stable_key
 from memkit.errors import ConfigError
 from memkit.facts.dates import moments
 from memkit.words import STOP_WORDS, words
@@ -25,11 +25,9 @@ from memkit.words import STOP_WORDS, words
 _NAT = 0.02
 # A span of time that is longer is no date: "in 2022", "last year".
 _LONGEST_DATE = timedelta(days=100)
+_FAR = 16
 # People tell of a day for some days.
 _TOLD_WITHIN = timedelta(days=3)
-# Of a long message, the rarest words: else its many common ones decide.
-_MOST_WORDS = 12
-_MOST = 2**61  # of a position: differences must not overflow
 
 _ASKS_WHEN = re.compile(
     r"^\W*(?:(?:since|until|by|from|around) )?when\b(?! (?:i|you|we|he|she|they|it)\b)"
@@ -89,17 +87,12 @@ class TurnRanking:
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float) or not isfinite(number):
                     raise ConfigError(f"TurnRanking: {each.name} is a number, got {value!r}")
-        if not 0 <= self.reach <= 16 or self.reach != int(self.reach):
-            raise ConfigError(f"TurnRanking: reach is from 0 to 16 turns, got {self.reach!r}")
+        if not isinstance(self.reach, int) or not 0 <= self.reach <= _FAR:
+            raise ConfigError(f"TurnRanking: reach is from 0 to {_FAR} turns, got {self.reach!r}")
         if not 0 <= self.decay <= 1:
             raise ConfigError(f"TurnRanking: decay is from 0 to 1, got {self.decay!r}")
-        if not self.near or self.near[0] <= 0 or min(self.near) < 0:
+        if not 0 < len(self.near) <= _FAR + 1 or self.near[0] <= 0 or min(self.near) < 0:
             raise ConfigError(f"TurnRanking: near are weights, the first above 0, got {self.near}")
-
-    @property
-    def around(self) -> int:
-        """How many turns on each side of a turn count for it."""
-        return max(int(self.reach), len(self.near) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,46 +207,52 @@ def _dates(text: str, said_at: datetime) -> Iterator[tuple[datetime, datetime]]:
             yield moment.start, moment.stop
 
 
-class RankedTurn(NamedTuple):
-    """A turn with its score; its item is made when it is asked for."""
-
-    score: float
-    hit: ThreadHit
-
-    @property
-    def item(self) -> SearchItem:
-        """The item, with the score."""
-        item = self.hit.item()
-        item.score = self.score
-        return item
-
-
-def ranked_turns(question: Question, found: ThreadHits, ranking: TurnRanking) -> list[RankedTurn]:
+def ranked_turns(
+    question: Question, found: Sequence[SearchItem], ranking: TurnRanking
+) -> list[SearchItem]:
     """Return turns by how likely it is that a question is about them, the likeliest first.
 
     Args:
         question: What is asked.
-        found: Turns that may be, and what stands around them.
+        found: What a ThreadSearch found, with scores by words and meaning in nats; the scores
+            become final ones.
         ranking: What counts how much.
     """
-    # By thread and place; those without a place stand by themselves.
-    hits = sorted(found.hits, key=_place)
-    scores = _scores(question, hits, found.rarity, ranking)
-    # Of equals the later one.
-    best_first = sorted(range(len(hits)), key=lambda n: (scores[n], n), reverse=True)
-    return [RankedTurn(_NAT * scores[n], hits[n]) for n in best_first]
+    turns = [_Turn(item.value) for item in found]
+    scores = [item.score or 0.0 for item in found]
+    if question.about and ranking.speaker:
+        shares = (question.about.get(turn.speaker, 0.0) for turn in turns)
+        scores = [s + ranking.speaker * share for s, share in zip(scores, shares, strict=True)]
+    best_date = [0.0] * len(turns)
+    for start, stop in question.dates if ranking.date else ():
+        is_of = [turn.is_of(start, stop) for turn in turns]
+        weight = ranking.date * log(len(turns) / sum(is_of)) if any(is_of) else 0.0
+        best_date = [max(b, weight * on) for b, on in zip(best_date, is_of, strict=True)]
+    scores = [score + date for score, date in zip(scores, best_date, strict=True)]
+    if question.asks_when and ranking.when:
+        scores = [s + ranking.when * t.tells_time for s, t in zip(scores, turns, strict=True)]
+    if ranking.question:
+        scores = [s + ranking.question * t.asks for s, t in zip(scores, turns, strict=True)]
+    for item, score in zip(found, scores, strict=True):
+        item.score = _NAT * score
+    return sorted(found, key=lambda item: item.score or 0.0, reverse=True)
 
 
-def credit(facts: Sequence[SearchItem], turns: Sequence[RankedTurn], ranking: TurnRanking) -> None:
+def credit(facts: Sequence[SearchItem], turns: Sequence[SearchItem], ranking: TurnRanking) -> None:
     """Give each fact at least the score of the best of the turns it was taken from, and a bit more.
 
     A fact says what its turn says, but stands alone: that was found by all that was said around.
     The score of a fact none of whose turns was found stays.
+
+    Args:
+        facts: What gets other scores.
+        turns: Ranked.
+        ranking: What counts how much.
     """
     by_place: dict[tuple[Any, Any], float] = {}
     for turn in turns if facts else ():
-        for place in _places(turn.hit.value):
-            by_place.setdefault(place, turn.score)  # the best comes first
+        for place in _places(turn.value):
+            by_place.setdefault(place, turn.score or 0.0)  # the best comes first
     for fact in facts:
         scores = [by_place[place] for place in _places(fact.value) if place in by_place]
         if scores:
@@ -268,107 +267,3 @@ def _places(value: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     if not isinstance(ids, list) or not isinstance(thread, str):
         return []
     return [(thread, said) for said in ids if isinstance(said, str)]
-
-
-def _place(hit: ThreadHit) -> tuple[str, int]:
-    thread, position = hit.value.get("thread_id"), hit.value.get("position")
-    stands = isinstance(thread, str) and isinstance(position, int) and abs(position) < _MOST
-    return (f"t{thread}", position) if stands else ("", 0)  # type: ignore[return-value]
-
-
-def _scores(
-    question: Question, hits: Sequence[ThreadHit], rarity: Sequence[float], ranking: TurnRanking
-) -> list[float]:
-    """Return the score of each turn, in nats.
-
-    Args:
-        question: What is asked.
-        hits: In the order of their places.
-        rarity: Of word i.
-        ranking: What counts how much.
-    """
-    turns = [_Turn(hit.value) for hit in hits]
-    scores = _by_words_and_meaning(hits, rarity, ranking)
-    if question.about and ranking.speaker:
-        for n, turn in enumerate(turns):
-            scores[n] += ranking.speaker * question.about.get(turn.speaker, 0.0)
-    if question.dates and ranking.date:
-        best_date = [0.0] * len(turns)
-        for start, stop in question.dates:
-            is_of = [turn.is_of(start, stop) for turn in turns]
-            weight = ranking.date * log(len(turns) / sum(is_of)) if any(is_of) else 0.0
-            best_date = [max(b, weight * on) for b, on in zip(best_date, is_of, strict=True)]
-        scores = [score + date for score, date in zip(scores, best_date, strict=True)]
-    if question.asks_when and ranking.when:
-        scores = [s + ranking.when * t.tells_time for s, t in zip(scores, turns, strict=True)]
-    if ranking.question:
-        scores = [s + ranking.question * t.asks for s, t in zip(scores, turns, strict=True)]
-    return scores
-
-
-def _by_words_and_meaning(
-    hits: Sequence[ThreadHit], rarity: Sequence[float], ranking: TurnRanking
-) -> list[float]:
-    """Return what the words and the meaning of turns count, with those of the turns around each.
-
-    A word counts for its rarity in the turn that has it, and for less in those around, by how far
-    the nearest is that has it. The meaning of a turn is the weighted mean of its own and theirs.
-    """
-    if not hits:
-        return []
-    idf, has = _words(hits, rarity)
-    cosines = np.array([nan if hit.cosine is None else hit.cosine for hit in hits])
-    known = np.isfinite(cosines)
-    meaning = np.where(known, _spread(cosines, known), 0.0)
-
-    worth = has.copy()
-    total, weight = ranking.near[0] * meaning, ranking.near[0] * known
-    threads, positions = _codes(hits)
-    fade = np.zeros(ranking.around + 1)
-    fade[: int(ranking.reach) + 1] = ranking.decay ** np.arange(int(ranking.reach) + 1)
-    near = np.zeros(ranking.around + 1)
-    near[: len(ranking.near)] = ranking.near
-    # In the order of places, a turn n places away is at most n rows away.
-    for step in range(1, min(ranking.around, len(hits) - 1) + 1):
-        before, behind = slice(None, -step), slice(step, None)
-        apart = positions[behind] - positions[before]
-        together = (threads[behind] == threads[before]) & (apart > 0) & (apart <= ranking.around)
-        apart = np.where(together, apart, 0)
-        left = np.where(together, fade[apart], 0.0)[:, None]
-        share = np.where(together, near[apart], 0.0)
-        for here, there in ((before, behind), (behind, before)):
-            worth[here] = np.maximum(worth[here], left * has[there])
-            total[here] += share * meaning[there]
-            weight[here] += share * known[there]
-    mean = np.divide(total, weight, out=np.zeros(len(hits)), where=weight > 0)
-    scores: list[float] = (ranking.words * (worth @ idf) + ranking.meaning * mean).tolist()
-    return scores
-
-
-def _words(hits: Sequence[ThreadHit], rarity: Sequence[float]) -> tuple[Any, Any]:
-    """Return the rarity of the rarest words that there are, and which turn has which of them.
-
-    Returns:
-        Arrays of shape (words,), and (turns, words) of 0 and 1.
-    """
-    found = np.array([hit.found for hit in hits], dtype=np.int64)
-    present = int(np.bitwise_or.reduce(found))
-    there = [i for i in range(len(rarity)) if present >> i & 1]
-    rarest = sorted(there, key=lambda i: -rarity[i])[:_MOST_WORDS]
-    has = (found[:, None] >> np.array(rarest, dtype=np.int64)) & 1
-    return np.array([rarity[i] for i in rarest]), has.astype(np.float64)
-
-
-def _spread(cosines: Any, known: Any) -> Any:
-    """Return how many standard deviations each is above their mean: embedders differ in scale."""
-    if not known.any():
-        return cosines
-    return (cosines - cosines[known].mean()) / (cosines[known].std() or 1.0)
-
-
-def _codes(hits: Sequence[ThreadHit]) -> tuple[Any, Any]:
-    """Return threads as numbers, one of its own for who stands alone, and positions."""
-    places = [_place(hit) for hit in hits]
-    codes: dict[object, int] = {}
-    threads = [codes.setdefault(thread or n, len(codes)) for n, (thread, _) in enumerate(places)]
-    return np.array(threads), np.array([position for _, position in places], dtype=np.int64)

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.store.base import BaseStore, GetOp, SearchItem, SearchOp
 
 from memkit.budget import ContextBudget
-from memkit.effects import Body, Rerank, StoreBatch, StoreOp, ThreadHits, ThreadSearch
+from memkit.effects import Body, Rerank, StoreBatch, StoreOp, ThreadSearch
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
 from memkit.facts.model import to_utc
@@ -24,7 +24,7 @@ from memkit.ranking import Candidate, distinct, ranked
 from memkit.secrets import redacted
 from memkit.state import Recalled, Source
 from memkit.summary import checked_summary, covered_until
-from memkit.turns import Question, RankedTurn, TurnRanking, credit, ranked_turns, turn_key
+from memkit.turns import Question, TurnRanking, credit, ranked_turns, turn_key
 from memkit.view import facts_that_fit
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,9 @@ _PAST = re.compile(
 # anyway or as expired, and their places go to the next best.
 _LOOK_AT = 2
 # Turns that may be what is asked for, by meaning, and as many by words.
-_CANDIDATES = 40
+_CANDIDATES = 50
+# More than are wanted: who said it, and when, may lift what words and meaning rank lower.
+_SPARE = 20
 # Who speaks is read off this many turns, and believed so long, for so many users.
 _LATEST = 50
 _SPEAKERS_S = 300.0
@@ -215,7 +217,7 @@ class MemoryRecall(MemoryNode):
         if question is not None:
             # Both on one scale; which facts still hold is seen from what comes back.
             searches += [
-                (source, self._search_around(source, namespace, question))
+                (source, self._search_around(source, namespace, question, wanted))
                 for source, namespace in namespaces.items()
             ]
             return searches
@@ -231,11 +233,21 @@ class MemoryRecall(MemoryNode):
         return searches
 
     def _search_around(
-        self, source: Source, namespace: tuple[str, ...], question: Question
+        self, source: Source, namespace: tuple[str, ...], question: Question, wanted: int
     ) -> ThreadSearch:
-        candidates = max(_CANDIDATES, self.limit)
-        around = self.ranking.around if source == "turns" else 0
-        return ThreadSearch(namespace, question.text, question.text, candidates, around)
+        ranking, turns = self.ranking, source == "turns"
+        return ThreadSearch(
+            namespace,
+            query=question.text,
+            terms=question.text,
+            limit=wanted + _SPARE,
+            candidates=max(_CANDIDATES, self.limit),
+            words=ranking.words,
+            reach=ranking.reach if turns else 0,
+            decay=ranking.decay,
+            meaning=ranking.meaning,
+            near=ranking.near if turns else (1.0,),
+        )
 
     def _found(
         self,
@@ -247,22 +259,20 @@ class MemoryRecall(MemoryNode):
     ) -> dict[_Part, list[SearchItem]]:
         """Return the items of each part, with their scores."""
         found: dict[_Part, list[SearchItem]] = {"pinned": [], "facts": [], "turns": [], "ended": []}
-        turns: list[RankedTurn] = []
-        for (part, _), answer in zip(searches, answers, strict=True):
-            if question is None or not isinstance(answer, ThreadHits):
+        turns: list[SearchItem] = []
+        for (part, op), answer in zip(searches, answers, strict=True):
+            if question is None or not isinstance(op, ThreadSearch):
                 found[part] += answer
                 continue
-            ranked_ = ranked_turns(question, answer, self.ranking)
+            best = ranked_turns(question, answer, self.ranking)
             if part == "turns":
-                turns = ranked_
-                found["turns"] = [turn.item for turn in turns[:wanted]]
-            else:
-                holds = [self.include_expired or _is_current(one.hit.value) for one in ranked_]
-                best = [one.item for one, ok in zip(ranked_, holds, strict=True) if ok]
-                found["facts"] = best[:wanted]
-                if not _PAST.search(query):
-                    over = [one for one in ranked_ if not _is_current(one.hit.value)]
-                    found["ended"] = [one.item for one in over]
+                turns = best
+                found["turns"] = best[:wanted]
+                continue
+            holds = [self.include_expired or _is_current(item.value) for item in best]
+            found["facts"] = [item for item, ok in zip(best, holds, strict=True) if ok][:wanted]
+            if not _PAST.search(query):
+                found["ended"] = [item for item in best if not _is_current(item.value)]
         credit(found["facts"], turns, self.ranking)
         return found
 

@@ -123,7 +123,9 @@ def plan(
     for place, operation in enumerate(ops):
         batch.size += 1
         if isinstance(operation, ThreadSearch):
-            _not_negative(candidates=operation.candidates, around=operation.around)
+            _not_negative(
+                limit=operation.limit, candidates=operation.candidates, reach=operation.reach
+            )
             batch.threads.append((place, operation))
             continue
         op = _put_of(operation) if isinstance(operation, PutIf) else operation

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from langgraph.store.base import GetOp, ListNamespacesOp, SearchOp
 
@@ -190,16 +190,6 @@ def found(row: Sequence[Any]) -> Found:
         version=version,
     )
     return Found(item, bool(is_due))
-
-
-def value(row: Sequence[Any]) -> dict[str, Any]:
-    """Decode the value in a row of a read."""
-    return cast("dict[str, Any]", decode(row[2]))
-
-
-def item(row: Sequence[Any]) -> VersionedSearchItem:
-    """Decode the item of a row."""
-    return found(row).item
 
 
 def as_item(item: VersionedSearchItem) -> VersionedItem:

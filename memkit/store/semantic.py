@@ -35,7 +35,7 @@ from memkit.db.database import Database, Transaction, Work
 from memkit.db.migrate import migrate, verify
 from memkit.db.pool import Connection, PoolConfig, pool_size, translated
 from memkit.db.traces import Found, search
-from memkit.effects import Body, EmbedTexts, PutIf, StoreOp, ThreadHits, ThreadSearch, arun, run
+from memkit.effects import Body, EmbedTexts, PutIf, StoreOp, ThreadSearch, arun, run
 from memkit.errors import ConfigError, VersionConflict
 from memkit.store import meta, reads, tenants, threads, writes
 from memkit.store import namespace as ns
@@ -738,7 +738,7 @@ class SemanticStore(BaseStore):
             if op.refresh_ttl:
                 due.update(hit.address for hit in hits if hit.is_due)
         for place, around in batch.threads:
-            results[place] = cast("Result", self._around(cursor, around, ranking))
+            results[place] = self._around(cursor, around, ranking)
         for place, listing in batch.listings:
             rows = cursor.execute(
                 *reads.list_namespaces(listing, walk=not self._is_distributed)
@@ -767,10 +767,10 @@ class SemanticStore(BaseStore):
             self._indexes.noticed(prefix, time.perf_counter() - started)
         return hits
 
-    def _around(self, cursor: Cursor, op: ThreadSearch, ranking: Ranking) -> ThreadHits:
+    def _around(self, cursor: Cursor, op: ThreadSearch, ranking: Ranking) -> list[SearchItem]:
         """Return what a search in threads finds; nothing where nothing is indexed."""
         if ranking.mode is None:
-            return ThreadHits([], [])
+            return []
         prefix = op.namespace_prefix
         vector = ranking.vectors.get(op.query)
         reach = self._indexes.reach(prefix, cursor.connection)
@@ -786,7 +786,7 @@ class SemanticStore(BaseStore):
             rows = cursor.execute(*statement, prepare=prepare).fetchall()
         if reach is None:
             self._indexes.noticed(prefix, time.perf_counter() - started)
-        return threads.hits(rows)
+        return [reads.found(row).item for row in rows]
 
     @contextlib.contextmanager
     def _planned(

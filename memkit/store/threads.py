@@ -1,17 +1,17 @@
-"""The SQL of searches that see what stands around: candidates, and their neighbours in the thread.
+"""The SQL of searches that see what stands around an item in its thread.
 
-Candidates are the nearest passages and those with the rarest words of the query. What comes back is
-evidence rather than an order, one row per passage: its cosine, which words it has, and how rare
-each word is. The order is made of it by whoever asks, `memkit.turns` for one.
+Every passage of a scope is looked at; in a scope that has indexes, the nearest, those with the
+rarest words of the query, and what is around each. A window over the thread then adds up what
+speaks for an item, and only the best are read. `memkit.effects.ThreadSearch` says what counts.
 """
 
 # ruff: noqa: S608 - statements are put together from constants; all else is a parameter
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
-from memkit.effects import ThreadHit, ThreadHits, ThreadSearch
+from memkit.effects import ThreadSearch
 from memkit.store import namespace as ns
 from memkit.store import reads
 from memkit.store.plan import LIVE, Statement
@@ -19,56 +19,44 @@ from memkit.store.search import ASKED, COMMON, FOUND, SEEN, Reach
 from memkit.store.values import words
 from memkit.store.vectors import VectorSpace
 
-_PLACE = "p.tenant, p.namespace, p.key, p.path, p.thread, p.position"
-_KEY = "tenant, namespace, key, path"
+_PLACE = "tenant, namespace, key, thread, position"
+_KEY = "p.tenant, p.namespace, p.key, p.path, p.thread, p.position"
 
-_RARITY = """
+# Of a long query the rarest words count: else its many common ones decide.
+_RAREST = 12
+_RARITY = f"""
 rarity AS MATERIALIZED (
-    SELECT bit, ln(1 + (total - seen + 0.5) / (seen + 0.5))::float8 AS idf FROM ({counts}) AS counts
+    SELECT bit, ln(1 + (total - seen + 0.5) / (seen + 0.5))::float8 AS idf
+    FROM ({{counts}}) AS counts WHERE seen > 0 ORDER BY idf DESC, bit LIMIT {_RAREST}
 )"""
 _COUNTS = """
-    SELECT bit, (SELECT count(*) FROM passage) AS total,
-        (SELECT count(*) FROM passage WHERE found & bit <> 0) AS seen
+    SELECT bit, (SELECT count(*) FROM item) AS total,
+        (SELECT count(*) FROM item WHERE found & bit <> 0) AS seen
     FROM asked
 """
 _COUNTS_BY_INDEX = "SELECT bit, greatest(%(passages)s::bigint, seen) AS total, seen FROM seen"
 
-# Every passage is looked at. OFFSET 0 keeps the planner from computing a cosine twice.
+# OFFSET 0 keeps the planner from computing a cosine twice.
+_ITEM = f"""
+item AS MATERIALIZED (
+    SELECT {_PLACE}, max(cosine) AS cosine, bit_or(found) AS found
+    FROM ({{passages}} OFFSET 0) AS passage GROUP BY {_PLACE}
+)"""
 _ALL = f"""
-{ASKED}, passage AS MATERIALIZED (
-    SELECT {_PLACE}, {{cosine}} AS cosine, {FOUND}
-    FROM memkit_passages p WHERE {{p_subtree}} OFFSET 0
-), {_RARITY.format(counts=_COUNTS)}, ranked AS (
-    SELECT *,
-        cosine IS NOT NULL
-            AND row_number() OVER (ORDER BY cosine DESC NULLS LAST) <= %(count)s
-        OR found <> 0
-            AND row_number() OVER (ORDER BY worth DESC) <= %(count)s
-        AS is_best
-    FROM (
-        SELECT *, CASE WHEN found = 0 THEN 0 ELSE (
-            SELECT sum(idf) FROM rarity WHERE found & bit <> 0
-        ) END AS worth FROM passage
-    ) AS passage
-), chosen AS (
-    SELECT * FROM (
-        SELECT *,
-            max(CASE WHEN is_best THEN position END) OVER (
-                PARTITION BY tenant, thread ORDER BY position
-            ) AS best_before,
-            min(CASE WHEN is_best THEN position END) OVER (
-                PARTITION BY tenant, thread ORDER BY position DESC
-            ) AS best_behind
-        FROM ranked
-    ) AS ranked
-    WHERE is_best
-        OR position - best_before <= %(around)s::bigint
-        OR best_behind - position <= %(around)s::bigint
-)
+{ASKED}, {
+    _ITEM.format(
+        passages='''
+    SELECT p.tenant, p.namespace, p.key, p.thread, p.position, {cosine} AS cosine, '''
+        + FOUND
+        + '''
+    FROM memkit_passages p WHERE {p_subtree}
+'''
+    )
+}, {_RARITY.format(counts=_COUNTS)}
 """
 
-# In a scope that has indexes the candidates come out of them. A limit within a LATERAL means
-# a probe for each row, whatever the planner believes of their number.
+# A limit within a LATERAL means a probe for each row, whatever the planner believes of their
+# number.
 _BRANCHES = 16  # turns at one position: time travel leaves several
 _AROUND = """
     SELECT DISTINCT tenant, thread, position + step AS position
@@ -77,50 +65,74 @@ _AROUND = """
 """
 _BY_INDEX = f"""
 {ASKED}, {SEEN}, {_RARITY.format(counts=_COUNTS_BY_INDEX)}, rare AS (
-    SELECT {_PLACE}, sum(idf) AS worth
+    SELECT {_KEY}, sum(idf) AS worth
     FROM seen JOIN rarity USING (bit) CROSS JOIN LATERAL (
         SELECT * FROM memkit_passages p WHERE {{p_inside}} AND p.tsv @@ seen.query LIMIT {COMMON}
-    ) AS p WHERE seen.seen < {COMMON} GROUP BY {_PLACE}
+    ) AS p WHERE seen.seen < {COMMON} GROUP BY {_KEY}
 ), best AS MATERIALIZED (
-    (SELECT {_KEY}, thread, position FROM rare ORDER BY worth DESC LIMIT %(count)s)
+    (SELECT tenant, namespace, key, path, thread, position
+    FROM rare ORDER BY worth DESC LIMIT %(candidates)s)
     {{or_near}}
 ), place AS MATERIALIZED (
-    SELECT {_KEY} FROM best
+    SELECT tenant, namespace, key, path FROM best
     UNION
     SELECT p.* FROM ({_AROUND}) AS near CROSS JOIN LATERAL (
-        SELECT {_KEY} FROM memkit_passages p
+        SELECT tenant, namespace, key, path FROM memkit_passages p
         WHERE {{p_inside}} AND p.tenant = near.tenant AND p.thread = near.thread
             AND p.position = near.position
         LIMIT {_BRANCHES}
     ) AS p
-), chosen AS (
+), {
+    _ITEM.format(
+        passages='''
     SELECT p.* FROM place CROSS JOIN LATERAL (
-        SELECT p.tenant, p.namespace, p.key, {{cosine}} AS cosine, {FOUND}
+        SELECT p.tenant, p.namespace, p.key, p.thread, p.position, {cosine} AS cosine, '''
+        + FOUND
+        + '''
         FROM memkit_passages p
-        WHERE {{p_tenant}} AND p.tenant = place.tenant AND p.namespace = place.namespace
+        WHERE {p_tenant} AND p.tenant = place.tenant AND p.namespace = place.namespace
             AND p.key = place.key AND p.path = place.path
         LIMIT 1
     ) AS p
-)
+'''
+    )
+}
 """
 _OR_NEAR = f"""
     UNION
-    (SELECT {_PLACE} FROM memkit_passages p WHERE {{p_inside}} AND {{p_near}}
-    ORDER BY {{near_order}} LIMIT %(count)s)
+    (SELECT {_KEY} FROM memkit_passages p WHERE {{p_inside}} AND {{p_near}}
+    ORDER BY {{near_order}} LIMIT %(candidates)s)
 """
 
-# How rare the words are is told once, with the first row.
-_ITEMS = f"""
-SELECT {reads.ITEM}, chosen.cosine, chosen.found,
-    CASE WHEN row_number() OVER () = 1
-        THEN (SELECT array_agg(idf ORDER BY bit) FROM rarity) END
-FROM chosen CROSS JOIN LATERAL (
+# Positions that follow each other are a run, in which a row away is a position away. An item
+# without a position is a run of its own.
+_SCORED = f"""
+, run AS (
+    SELECT *, coalesce(
+        position - dense_rank() OVER (PARTITION BY tenant, thread ORDER BY position),
+        -row_number() OVER ()
+    ) AS run FROM item
+), spread AS MATERIALIZED (
+    SELECT avg(cosine) AS mean, nullif(stddev_pop(cosine), 0) AS deviation FROM item
+), around AS (
+    SELECT {_PLACE}, {{founds}}, {{cosines}} AS near
+    FROM run WINDOW thread AS (PARTITION BY tenant, thread, run ORDER BY position)
+), scored AS (
+    SELECT {_PLACE}, %(said)s::float8 * CASE WHEN {{last}} = 0 THEN 0 ELSE (
+        SELECT sum(idf * CASE {{fades}} END) FROM rarity WHERE {{last}} & bit <> 0
+    ) END + %(meaning)s::float8 * coalesce((near - mean) / deviation, 0) AS score
+    FROM around CROSS JOIN spread
+)
+SELECT {reads.ITEM}, best.score FROM (
+    SELECT * FROM scored ORDER BY score DESC LIMIT 2 * %(limit)s
+) AS best CROSS JOIN LATERAL (
     SELECT * FROM memkit_items i
-    WHERE {{i_tenant}} AND i.tenant = chosen.tenant AND i.namespace = chosen.namespace
-        AND i.key = chosen.key
+    WHERE {{i_tenant}} AND i.tenant = best.tenant AND i.namespace = best.namespace
+        AND i.key = best.key
     LIMIT 1
 ) AS i
 WHERE {LIVE}
+ORDER BY best.score DESC, best.position DESC, {reads.NEWEST} LIMIT %(limit)s
 """
 
 
@@ -136,7 +148,7 @@ def around(
 
     Args:
         op: The search.
-        space: Where the vectors lie; None: the words alone give candidates.
+        space: Where the vectors lie; None: the words alone count.
         vector: The query's embedding.
         language: Of the words, a text search configuration.
         reach: Of the indexes of the scope; None where there are none.
@@ -144,21 +156,26 @@ def around(
     by_index = reach is not None and (reach.probes is not None or space is None)
     labels = min(len(op.namespace_prefix), ns.TENANT_LABELS + 1)
     return Statement(
-        _text(space, labels, by_index=by_index),
+        _text(space, labels, op.reach, len(op.near), by_index=by_index),
         {
             **ns.subtree(op.namespace_prefix),
-            "words": words(op.words),
+            "words": words(op.terms),
             "language": language,
             "vector": vector,
-            "count": op.candidates,
+            "limit": op.limit,
+            "candidates": op.candidates,
             "around": op.around,
+            "said": op.words,
+            "decay": op.decay,
+            "meaning": op.meaning,
+            "near": list(op.near),
             "passages": reach.passages if reach else None,
         },
     )
 
 
 @lru_cache(maxsize=64)
-def _text(space: VectorSpace | None, labels: int, *, by_index: bool) -> str:
+def _text(space: VectorSpace | None, labels: int, reach: int, near: int, *, by_index: bool) -> str:
     parts = {
         "p_subtree": ns.subtree_sql("p", labels),
         "p_inside": ns.subtree_sql("p", labels, by_key=False),
@@ -166,6 +183,12 @@ def _text(space: VectorSpace | None, labels: int, *, by_index: bool) -> str:
         "i_tenant": ns.tenant_sql("i", labels),
         "cosine": "NULL::float8",
         "or_near": "",
+        "founds": ", ".join(_founds(reach)),
+        "last": f"found_{reach}",
+        "fades": " ".join(
+            f"WHEN found_{n} & bit <> 0 THEN %(decay)s::float8 ^ {n}" for n in range(reach + 1)
+        ),
+        "cosines": _mean(near),
     }
     if space is not None:
         parts["cosine"] = space.similarity(f"p.{space.name}")
@@ -173,22 +196,26 @@ def _text(space: VectorSpace | None, labels: int, *, by_index: bool) -> str:
         parts["p_near"] = "true" if labels >= ns.TENANT_LABELS else f"p.{space.is_there}"
         parts["near_order"] = space.order(f"p.{space.column}")
         parts["or_near"] = _OR_NEAR.format(**parts)
-    return (_BY_INDEX if by_index else _ALL).format(**parts) + _ITEMS.format(**parts)
+    return (_BY_INDEX if by_index else _ALL).format(**parts) + _SCORED.format(**parts)
 
 
-def hits(rows: Iterable[Sequence[Any]]) -> ThreadHits:
-    """Decode the rows: an item with several passages has its best cosine, and the words of all."""
-    by_item: dict[tuple[str, str], ThreadHit] = {}
-    rarity: list[float] = []
-    for row in rows:
-        *item, cosine, found, idf = row
-        rarity = idf or rarity
-        place = (row[0], row[1])
-        known = by_item.get(place)
-        if known is None:
-            # Most are only looked at: what else an item has is for those that are returned.
-            by_item[place] = ThreadHit(reads.value(row), partial(reads.item, item), cosine, found)
-        else:
-            best = max((one for one in (known.cosine, cosine) if one is not None), default=None)
-            by_item[place] = known._replace(cosine=best, found=known.found | found)
-    return ThreadHits(list(by_item.values()), rarity)
+def _founds(reach: int) -> Iterator[str]:
+    """Yield which words there are within 0, 1, ... positions."""
+    yield "found AS found_0"
+    for n in range(1, reach + 1):
+        rows = f"ROWS BETWEEN {n} PRECEDING AND {n} FOLLOWING"
+        yield f"bit_or(found) OVER (thread {rows}) AS found_{n}"
+
+
+def _mean(near: int) -> str:
+    """Return the weighted mean of the cosines around; NULL where there is none."""
+    cosines = [("cosine", 1)] + [
+        (f"{side}(cosine, {n}) OVER thread", n + 1)
+        for n in range(1, near)
+        for side in ("lag", "lead")
+    ]
+    total = " + ".join(f"coalesce({one} * (%(near)s::float8[])[{n}], 0)" for one, n in cosines)
+    weight = " + ".join(
+        f"CASE WHEN {one} IS NULL THEN 0 ELSE (%(near)s::float8[])[{n}] END" for one, n in cosines
+    )
+    return f"({total}) / nullif({weight}, 0)"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langgraph.store.base import PutOp
 
-from memkit.effects import ThreadHits, ThreadSearch
+from memkit.effects import ThreadSearch
 from memkit.errors import ConfigError
 from memkit.store import SemanticStore, indexes, threads
 from memkit.store.search import Reach
@@ -37,15 +37,17 @@ def turns(where: tuple[str, ...] = ANN, **texts: str) -> list[PutOp]:
     ]
 
 
-def ask(store: SemanticStore, words: str, where: tuple[str, ...] = ANN, **more: Any) -> ThreadHits:
-    op = ThreadSearch(where, more.pop("query", ""), words, **more)
-    found: Any = store.batch([op])[0]
-    assert isinstance(found, ThreadHits)
-    return found
-
-
-def places(found: ThreadHits) -> list[str]:
-    return sorted(hit.item().key for hit in found.hits)
+def ask(
+    store: SemanticStore, terms: str, where: tuple[str, ...] = ANN, *, query: str = "", **more: Any
+) -> dict[str, float]:
+    """Return what is found with its scores; with `near=` and `reach=` of those around."""
+    alone = {"reach": 0, "near": (1.0,), "limit": 100, **more}
+    found: Any = store.batch([ThreadSearch(where, query, terms, **alone)])[0]
+    assert [item.score for item in found] == sorted((i.score for i in found), reverse=True)
+    scores: dict[str, float] = {}
+    for item in found:
+        scores.setdefault(item.key, round(item.score, 5))  # of two tenants the better one
+    return scores
 
 
 @pytest.fixture
@@ -55,39 +57,80 @@ def filled(store: SemanticStore) -> SemanticStore:
     return store
 
 
-def test_what_is_found_comes_with_what_stands_around_it(filled: SemanticStore) -> None:
-    found = ask(filled, "zebra", around=2)
-    assert places(found) == ["t10", "t11", "t12", "t8", "t9", "u0", "u1", "u2"]
-    bits = {hit.item().key: hit.found for hit in found.hits}
-    assert [key for key, found_ in bits.items() if found_] == ["t10", "u0"]
-    assert places(ask(filled, "zebra", around=0)) == ["t10", "u0"]
-    assert ask(filled, "giraffe").hits == []
+def rarity(seen: int, total: int = 2 * TURNS) -> float:
+    return round(log(1 + (total - seen + 0.5) / (seen + 0.5)), 5)
 
 
-def test_each_word_has_a_bit_and_a_rarity(filled: SemanticStore) -> None:
-    found = ask(filled, "Was the zebra striped?", around=0)
-    by_key = {hit.item().key: hit.found for hit in found.hits}
-    assert by_key == {"t10": 0b01, "u0": 0b11, "u29": 0b10}
-    idf = log(1 + (2 * TURNS - 2 + 0.5) / 2.5)
-    assert found.rarity == pytest.approx([idf, idf])
+def found_by(scores: dict[str, float]) -> dict[str, float]:
+    return {key: score for key, score in scores.items() if score}
 
 
-def test_the_nearest_are_candidates_with_their_cosine(filled: SemanticStore) -> None:
-    (first, *_) = filled.search(ANN, query="I saw a zebra", mode="vector", limit=1)
-    found = ask(filled, "", query="I saw a zebra", candidates=1, around=1)
-    assert places(found) == ["t10", "t11", "t9"]
-    cosines = {hit.item().key: hit.cosine for hit in found.hits}
-    assert cosines["t10"] == pytest.approx(first.score, abs=1e-3)
-    assert None not in cosines.values()
-    assert found.rarity == []
+def test_a_word_counts_for_its_rarity(filled: SemanticStore) -> None:
+    idf = rarity(2)
+    assert found_by(ask(filled, "zebra")) == {"t10": idf, "u0": idf}
+    both = found_by(ask(filled, "Was the zebra striped?"))
+    assert both == {"t10": idf, "u0": pytest.approx(2 * idf, abs=1e-4), "u29": idf}
+    assert found_by(ask(filled, "giraffe")) == {}
+    half = ask(filled, "zebra", words=0.5)
+    assert half["t10"] == pytest.approx(idf / 2, abs=1e-4)
 
 
-def test_an_item_says_all_that_a_search_gives_but_a_score(filled: SemanticStore) -> None:
-    hit = next(hit for hit in ask(filled, "zebra").hits if hit.found)
-    item = hit.item()
-    assert item.score is None
-    assert item.value == hit.value == filled.get(ANN, item.key).value  # type: ignore[union-attr]
-    assert item.namespace == ANN
+def test_a_word_reaches_its_neighbours_and_fades(filled: SemanticStore) -> None:
+    idf = rarity(2)
+    scores = found_by(ask(filled, "zebra", reach=2, decay=0.5))
+    assert scores == {
+        "t10": idf,
+        **dict.fromkeys(("t9", "t11"), pytest.approx(idf / 2, abs=1e-4)),
+        **dict.fromkeys(("t8", "t12"), pytest.approx(idf / 4, abs=1e-4)),
+        "u0": idf,
+        "u1": pytest.approx(idf / 2, abs=1e-4),
+        "u2": pytest.approx(idf / 4, abs=1e-4),
+    }
+
+
+def test_a_word_counts_once_from_wherever_it_is_nearest(store: SemanticStore) -> None:
+    store.batch(turns(t3="a zebra", t4="one more zebra", t5="zebra again"))
+    idf = rarity(3)
+    scores = found_by(ask(store, "zebra", reach=4, decay=0.5))
+    assert {scores[key] for key in ("t3", "t4", "t5")} == {idf}
+    assert scores["t2"] == scores["t6"] == pytest.approx(idf / 2, abs=1e-4)
+
+
+def test_a_gap_in_the_thread_keeps_its_distance(store: SemanticStore) -> None:
+    store.batch(turns(t10="I saw a zebra"))
+    for gone in ("t11", "t12", "t13"):
+        store.delete(ANN, gone)
+    scores = found_by(ask(store, "zebra", reach=4))
+    assert set(scores) == {"t6", "t7", "t8", "t9", "t10"}
+
+
+def test_meaning_counts_by_how_far_it_stands_out(filled: SemanticStore) -> None:
+    scores = ask(filled, "", query="I saw a zebra", meaning=1.0)
+    assert next(iter(scores)) == "t10"
+    values = list(scores.values())
+    mean = sum(values) / len(values)
+    assert mean == pytest.approx(0, abs=1e-4)
+    assert sum(v * v for v in values) / len(values) == pytest.approx(1, abs=1e-3)
+
+
+def test_meaning_is_that_of_the_items_around_too(filled: SemanticStore) -> None:
+    alone = ask(filled, "", query="I saw a zebra", meaning=1.0)
+    around = ask(filled, "", query="I saw a zebra", meaning=1.0, near=(1.0, 0.5))
+    expected = (alone["t10"] + 0.5 * alone["t9"] + 0.5 * alone["t11"]) / 2
+    assert around["t10"] == pytest.approx(expected, abs=1e-3)
+    assert around["u0"] == pytest.approx((alone["u0"] + 0.5 * alone["u1"]) / 1.5, abs=1e-3)
+
+
+def test_no_more_than_asked_for(filled: SemanticStore) -> None:
+    assert list(ask(filled, "striped zebra", limit=1)) == ["u0"]
+    assert ask(filled, "striped zebra", limit=0) == {}
+
+
+def test_an_item_says_all_that_a_search_gives(filled: SemanticStore) -> None:
+    results: Any = filled.batch([ThreadSearch(ANN, "", "zebra", limit=1)])
+    (item,) = results[0]
+    assert item.value == filled.get(ANN, item.key).value  # type: ignore[union-attr]
+    assert (item.namespace, item.version) == (ANN, 1)
 
 
 def test_items_without_a_place_stand_alone(store: SemanticStore) -> None:
@@ -102,25 +145,22 @@ def test_items_without_a_place_stand_alone(store: SemanticStore) -> None:
     store.batch(
         [PutOp(ANN, str(n), {"text": "zebra" if n == 3 else "x", **v}) for n, v in enumerate(odd)]
     )
-    assert places(ask(store, "zebra", around=16)) == ["3"]
-    assert len(ask(store, "x", candidates=9).hits) == len(odd) - 1
+    scores = ask(store, "zebra", reach=4)
+    assert list(found_by(scores)) == ["3"]
+    assert len(scores) == len(odd)
 
 
 def test_the_place_changes_with_the_item(filled: SemanticStore) -> None:
-    moved = {"text": "I saw a zebra", "thread_id": "u", "position": 15}
-    filled.put(ANN, "t10", moved)
-    assert places(ask(filled, "zebra", around=1)) == ["t10", "u0", "u1", "u14", "u15", "u16"]
+    filled.put(ANN, "t10", {"text": "I saw a zebra", "thread_id": "u", "position": TURNS})
+    assert set(found_by(ask(filled, "zebra", reach=1))) == {"t10", "u0", "u1", "u29"}
     filled.put(ANN, "t10", {"text": "I saw a zebra"})
-    assert places(ask(filled, "zebra", around=1)) == ["t10", "u0", "u1"]
+    assert set(found_by(ask(filled, "zebra", reach=1))) == {"t10", "u0", "u1"}
 
 
 def test_an_item_of_several_texts_has_the_words_of_all(store: SemanticStore) -> None:
     value = {"text": "zebra", "more": "lion", "thread_id": "t", "position": 0}
     store.put(ANN, "k", value, index=["text", "more"])
-    (hit,) = ask(store, "zebra lion", query="lion").hits
-    assert hit.found == 0b11
-    (best,) = store.search(ANN, query="lion", mode="vector")
-    assert hit.cosine == pytest.approx(best.score, abs=1e-3)
+    assert ask(store, "zebra lion") == {"k": pytest.approx(2 * rarity(1, 1), abs=1e-4)}
 
 
 def test_what_has_expired_is_not_found(store: SemanticStore) -> None:
@@ -128,36 +168,44 @@ def test_what_has_expired_is_not_found(store: SemanticStore) -> None:
         value = {"text": f"zebra {n}", "thread_id": "t", "position": n}
         store.put(ANN, str(n), value, ttl=ttl)
     asyncio.run(asyncio.sleep(0.05))
-    assert places(ask(store, "zebra")) == ["0", "2"]
+    assert sorted(ask(store, "zebra")) == ["0", "2"]
+
+
+def test_of_a_long_query_the_rarest_words_count(store: SemanticStore) -> None:
+    common = " ".join(f"common{n}" for n in range(20))
+    said: dict[str, Any] = {f"t{n}": common for n in range(20)}
+    store.batch(turns(**said, u0="rare1 rare2"))
+    scores = ask(store, f"{common} rare1 rare2")
+    assert scores["u0"] == pytest.approx(2 * rarity(1), abs=1e-3)
+    assert scores["t0"] == pytest.approx(10 * rarity(20), abs=1e-3)
 
 
 def test_beside_other_operations_and_async(filled: SemanticStore) -> None:
-    op = ThreadSearch(ANN, "", "zebra", around=0)
+    op = ThreadSearch(ANN, "", "zebra", limit=2, reach=0)
     ops: list[Any] = [PutOp(ANN, "new", {"text": "zebra"}), op, ThreadSearch(BOB, "", "zebra")]
     results: list[Any] = asyncio.run(filled.abatch(ops))
     got, found, other = results
     assert got is None
-    assert places(found) == ["t10", "u0"]  # reads come first
-    assert {hit.item().namespace for hit in other.hits} == {BOB}
+    assert {item.key for item in found} == {"t10", "u0"}  # reads come first
+    assert {item.namespace for item in other} == {BOB}
 
 
 def test_without_embeddings_the_words_find(dsn: str) -> None:
     with SemanticStore.open(dsn, search_mode="text") as store:
         store.setup()
         store.batch(turns(t10="I saw a zebra"))
-        found = ask(store, "zebra", query="zebra", around=1)
-        assert places(found) == ["t10", "t11", "t9"]
-        assert {hit.cosine for hit in found.hits} == {None}
+        scores = found_by(ask(store, "zebra", query="zebra", reach=1))
+        assert set(scores) == {"t10", "t11", "t9"}
 
 
 def test_a_store_that_indexes_nothing_finds_nothing(dsn: str) -> None:
     with SemanticStore.from_conn_string(dsn) as store:
         store.setup()
         store.put(ANN, "k", {"text": "zebra"})
-        assert ask(store, "zebra") == ThreadHits([], [])
+        assert ask(store, "zebra") == {}
 
 
-@pytest.mark.parametrize("wrong", [{"around": -1}, {"candidates": 1.5}])
+@pytest.mark.parametrize("wrong", [{"reach": -1}, {"candidates": 1.5}, {"limit": None}])
 def test_numbers_that_make_no_sense_are_refused(store: SemanticStore, wrong: Any) -> None:
     with pytest.raises(ConfigError):
         ask(store, "zebra", **wrong)
@@ -166,8 +214,8 @@ def test_numbers_that_make_no_sense_are_refused(store: SemanticStore, wrong: Any
 def test_below_row_level_security(role: str) -> None:
     with SemanticStore.open(role, embed=HashEmbeddings()) as store:
         store.batch([*turns(t10="I saw a zebra"), *turns(BOB, t5="a zebra")])
-        assert places(ask(store, "zebra", around=1)) == ["t10", "t11", "t9"]
-        assert places(ask(store, "zebra", ("users",), around=0)) == ["t10", "t5"]
+        assert set(found_by(ask(store, "zebra", reach=1))) == {"t10", "t11", "t9"}
+        assert set(found_by(ask(store, "zebra", ("users",)))) == {"t10", "t5"}
 
 
 def test_by_an_index_the_same_is_found(
@@ -182,12 +230,11 @@ def test_by_an_index_the_same_is_found(
 
         def all_of_it() -> list[Any]:
             return [
-                sorted((hit.item().key, round(hit.cosine or 0, 5), hit.found) for hit in found.hits)
+                found_by(ask(store, "zebra striped", where, meaning=0.0, reach=3, candidates=50))
                 for where in (ANN, ANN[:2], ("users",))
-                for found in (
-                    ask(store, "zebra", where, query="I saw a zebra", candidates=2, around=2),
-                    ask(store, "zebra striped", where, candidates=50, around=3),
-                )
+            ] + [
+                list(ask(store, "zebra", where, query="I saw a zebra", candidates=5, limit=1))
+                for where in (ANN, ANN[:2], ("users",))
             ]
 
         before = all_of_it()
