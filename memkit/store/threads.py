@@ -105,22 +105,24 @@ _OR_NEAR = f"""
 """
 
 # Positions that follow each other are a run, in which a row away is a position away. An item
-# without a position is a run of its own.
+# without a position is a run of its own. A number tells runs apart faster than texts do.
 _SCORED = f"""
 , run AS (
     SELECT *, coalesce(
-        position - dense_rank() OVER (PARTITION BY tenant, thread ORDER BY position),
+        hashtextextended(tenant || thread, 0)
+            # (position - dense_rank() OVER (PARTITION BY tenant, thread ORDER BY position)),
         -row_number() OVER ()
     ) AS run FROM item
 ), spread AS MATERIALIZED (
     SELECT avg(cosine) AS mean, nullif(stddev_pop(cosine), 0) AS deviation FROM item
 ), around AS (
-    SELECT {_PLACE}, {{founds}}, {{cosines}} AS near
-    FROM run WINDOW thread AS (PARTITION BY tenant, thread, run ORDER BY position)
+    SELECT tenant, namespace, key, position, {{founds}}, {{cosines}} AS near
+    FROM run WINDOW thread AS (PARTITION BY run ORDER BY position)
 ), scored AS (
-    SELECT {_PLACE}, %(said)s::float8 * CASE WHEN {{last}} = 0 THEN 0 ELSE (
-        SELECT sum(idf * CASE {{fades}} END) FROM rarity WHERE {{last}} & bit <> 0
-    ) END + %(meaning)s::float8 * coalesce((near - mean) / deviation, 0) AS score
+    SELECT tenant, namespace, key, position,
+        %(said)s::float8 * CASE WHEN {{last}} = 0 THEN 0 ELSE (
+            SELECT sum(idf * CASE {{fades}} END) FROM rarity WHERE {{last}} & bit <> 0
+        ) END + %(meaning)s::float8 * coalesce((near - mean) / deviation, 0) AS score
     FROM around CROSS JOIN spread
 )
 SELECT {reads.ITEM}, best.score FROM (
@@ -201,10 +203,12 @@ def _text(space: VectorSpace | None, labels: int, reach: int, near: int, *, by_i
 
 def _founds(reach: int) -> Iterator[str]:
     """Yield which words there are within 0, 1, ... positions."""
-    yield "found AS found_0"
+    found = "found"
+    yield f"{found} AS found_0"
     for n in range(1, reach + 1):
-        rows = f"ROWS BETWEEN {n} PRECEDING AND {n} FOLLOWING"
-        yield f"bit_or(found) OVER (thread {rows}) AS found_{n}"
+        sides = (f"coalesce({side}(found, {n}) OVER thread, 0)" for side in ("lag", "lead"))
+        found = f"{found} | {' | '.join(sides)}"
+        yield f"{found} AS found_{n}"
 
 
 def _mean(near: int) -> str:
