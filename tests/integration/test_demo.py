@@ -136,6 +136,11 @@ def test_killed_at_any_moment_it_goes_on_and_nothing_is_lost_or_doubled(
     assert dump(tmp_path) == dump(story[0])
 
 
+def _heeds_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs, which may be where the tests run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupt(data_dir: Path) -> None:
     """Press Ctrl-C while sessions are played, as a terminal does: to the whole process group."""
     process = subprocess.Popen(
@@ -145,6 +150,7 @@ def interrupt(data_dir: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heeds_ctrl_c,  # noqa: PLW1509 - it only sets a signal
     )
     assert process.stdout is not None
     while not process.stdout.readline().startswith("Session"):
