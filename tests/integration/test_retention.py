@@ -111,10 +111,13 @@ def test_a_run_from_an_old_checkpoint_keeps_what_it_continues(
         old = next(s for s in plain.get_state_history(config()) if s.values.get("turn") == 2)
         graph = pruned_tree(Retention(keep_last=1, every=1, grace_s=0)).compile(checkpointer=saver)
         graph.invoke({"said": ["again"]}, old.config, durability="exit")
-        now = graph.get_state(config()).values
-        assert now["turn"] == 3
-        assert now["said"][: len(old.values["said"])] == old.values["said"]
-        assert now["rare"][: len(old.values["rare"])] == old.values["rare"]
+        now = graph.get_state(config())
+        assert now.values["turn"] == 3
+        assert now.values["said"][: len(old.values["said"])] == old.values["said"]
+        # Its end has been stored behind what it began from, which was not among the last.
+        assert now.parent_config["configurable"] == old.config["configurable"]
+        again = graph.get_state(old.config)
+        assert (again.values, again.next) == (old.values, old.next)
 
 
 def test_what_waits_for_an_answer_is_left_and_resumed(tmp_path: Path) -> None:
