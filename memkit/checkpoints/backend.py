@@ -217,6 +217,10 @@ class Whole:
         return self.ns, channel, str(self.head["channel_versions"].get(channel))
 
 
+class InUse(Exception):
+    """What a transaction was to remove is being used; nothing was changed."""
+
+
 class Backend(Protocol):
     """The tables of one saver. Every method is a script, but for the properties and transaction."""
 
@@ -305,6 +309,13 @@ class Backend(Protocol):
 
     def remove_blobs(self, thread_id: str, blobs: Sequence[Blob]) -> Script[None]:
         """Remove values stored apart."""
+
+    def remove_thread(self, thread_id: str, known: Collection[Key]) -> Script[None]:
+        """Remove a thread of which these are all checkpoints.
+
+        Raises:
+            InUse: It has others by now, or that cannot be told at the moment.
+        """
 
 
 def loaded(saver: Any, stored: tuple[str, bytes]) -> Any:

@@ -10,6 +10,7 @@ from langgraph.checkpoint.serde.types import TASKS
 from memkit.checkpoints.backend import (
     ChannelFacts,
     Contents,
+    InUse,
     Script,
     Sizes,
     StoredWrite,
@@ -305,3 +306,11 @@ class MemoryTables:
         """Remove values stored apart."""
         for ns, channel, version, _ in blobs:
             self.saver.blobs.pop((thread_id, ns, channel, version), None)
+
+    @script
+    def remove_thread(self, thread_id: str, known: Collection[Key]) -> None:
+        """Remove a thread of which these are all checkpoints."""
+        spaces = self.saver.storage.get(thread_id) or {}
+        if {(ns, i) for ns, stored in list(spaces.items()) for i in list(stored)} - set(known):
+            raise InUse
+        self.saver.delete_thread(thread_id)

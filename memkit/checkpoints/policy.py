@@ -9,7 +9,7 @@ needs it.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -95,6 +95,7 @@ class Retention:
     max_bytes: int | None = None
     metadata: Mapping[str, Any] | None = None
     pinned: frozenset[str] = frozenset()
+    thread_ttl: timedelta | None = None
 
 
 class Thread:
@@ -198,6 +199,23 @@ def decide(
     return stays
 
 
+def has_expired(thread: Thread, retention: Retention, now: datetime) -> bool:
+    """Say whether all of a thread goes: none of it is young or pinned, and its last matches."""
+    own = [checkpoint for checkpoint in thread.all if not checkpoint.is_carrier]
+    if retention.thread_ttl is None or not own:
+        return False
+    asked = replace(retention, older_than=retention.thread_ttl)
+    return (
+        not any(_is_pinned(checkpoint, retention) for checkpoint in own)
+        and all(_not_asked_for(c, replace(asked, metadata=None), now) is None for c in own)
+        and _not_asked_for(max(own, key=lambda c: c.id), asked, now) is None
+    )
+
+
+def _is_pinned(checkpoint: SavedCheckpoint, retention: Retention) -> bool:
+    return bool(checkpoint.metadata.get(PINNED)) or checkpoint.id in retention.pinned
+
+
 def _own_reason(
     thread: Thread,
     checkpoint: SavedCheckpoint,
@@ -209,7 +227,7 @@ def _own_reason(
         return None
     owner = thread.owner(checkpoint)
     reason: Reason | None = None
-    if checkpoint.metadata.get(PINNED) or checkpoint.id in retention.pinned:
+    if _is_pinned(checkpoint, retention):
         reason = "pinned"
     elif owner is not None and owner not in stays:
         above = thread.namespaces.get(owner[0])

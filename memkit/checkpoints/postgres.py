@@ -12,6 +12,7 @@ from memkit.checkpoints.backend import (
     ChannelFacts,
     Contents,
     Execute,
+    InUse,
     Script,
     Sizes,
     Statement,
@@ -167,6 +168,19 @@ _REMOVE_BLOBS = """
 DELETE FROM checkpoint_blobs
 WHERE thread_id = %s AND checkpoint_ns = %s AND channel = %s AND version = ANY(%s)
 """
+# Savers know no lock on a thread. What somebody stores while it goes is looked for behind a lock on
+# the table, at the very end, for as long as that look takes; who cannot have it soon gives way to
+# the writers that queue behind it.
+_EXPIRY_LOCK = "SELECT pg_advisory_xact_lock(%s)"
+_SHUT_OUT_WRITERS = (
+    "SET LOCAL lock_timeout = '100ms'",
+    "LOCK TABLE checkpoints IN SHARE ROW EXCLUSIVE MODE",
+)
+_IS_LEFT = "SELECT EXISTS (SELECT FROM checkpoints WHERE thread_id = %s) AS is_left"
+_REMOVE_REST = (
+    "DELETE FROM checkpoint_writes WHERE thread_id = %s",
+    "DELETE FROM checkpoint_blobs WHERE thread_id = %s",
+)
 
 
 class PostgresTables:
@@ -205,7 +219,7 @@ class PostgresTables:
                     cursor.execute(statement.sql, statement.params, prepare=False)
                 return list(cursor.fetchall()) if statement.fetch else []
 
-            with cursor.connection.transaction():
+            with _in_use(), cursor.connection.transaction():
                 yield execute
 
     @asynccontextmanager
@@ -221,8 +235,9 @@ class PostgresTables:
                     await cursor.execute(statement.sql, statement.params, prepare=False)
                 return list(await cursor.fetchall()) if statement.fetch else []
 
-            async with cursor.connection.transaction():
-                yield execute
+            with _in_use():
+                async with cursor.connection.transaction():
+                    yield execute
 
     def threads(self, after: str, limit: int) -> Script[list[str]]:
         """Return the ids of the next threads, ascending."""
@@ -433,3 +448,25 @@ class PostgresTables:
             versions.setdefault((ns, channel), []).append(version)
         for (ns, channel), of_channel in versions.items():
             yield Statement(_REMOVE_BLOBS, (thread_id, ns, channel, of_channel), fetch=False)
+
+    def remove_thread(self, thread_id: str, known: Collection[Key]) -> Script[None]:
+        """Remove a thread of which these are all checkpoints."""
+        yield Statement(_EXPIRY_LOCK, (_LOCK_SEED,), fetch=False)  # two at once would block another
+        yield from self.remove(thread_id, list(known))
+        for statement in _REMOVE_REST:
+            yield Statement(statement, (thread_id,), fetch=False)
+        for statement in _SHUT_OUT_WRITERS:
+            yield Statement(statement, fetch=False)
+        [row] = yield Statement(_IS_LEFT, (thread_id,))
+        if row["is_left"]:
+            raise InUse
+
+
+@contextmanager
+def _in_use() -> Iterator[None]:
+    from psycopg.errors import LockNotAvailable
+
+    try:
+        yield
+    except LockNotAvailable as error:
+        raise InUse from error

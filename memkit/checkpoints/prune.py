@@ -1,5 +1,6 @@
 """Remove checkpoints that nothing needs any more, beside live traffic."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from memkit.checkpoints.backend import NOTHING, Backend, Pause, Script, Tally
+from memkit.checkpoints.backend import NOTHING, Backend, InUse, Pause, Script, Tally
 from memkit.checkpoints.delta import History, Specs, carrier_for, path_of, specs_of, stored_form
 from memkit.checkpoints.policy import (
     CARRIER,
@@ -21,6 +22,7 @@ from memkit.checkpoints.policy import (
     Thread,
     abandoned_writes,
     decide,
+    has_expired,
     nearest,
     order_of_removal,
     unreferenced,
@@ -33,6 +35,7 @@ from memkit.facts.staleness import duration
 
 _PAGE = 100
 _LONGEST_REST_S = 1.0
+_ATTEMPTS = 5  # to remove a thread that others use
 
 
 def prune(
@@ -42,6 +45,7 @@ def prune(
     older_than: str | timedelta | None = None,
     max_bytes: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    thread_ttl: str | timedelta | None = None,
     thread_ids: Iterable[str] | None = None,
     pinned: Iterable[str] = (),
     graph: Any = None,
@@ -66,6 +70,10 @@ def prune(
     a thread meanwhile lose nothing. Only a run that is just starting from an old checkpoint while
     that goes may find it gone.
 
+    With `thread_ttl`, a thread in which nothing has happened for so long goes entirely, also when
+    it waits for an answer: unless something in it is pinned, or its last checkpoint has other
+    `metadata`. A run that stores something in it up to the last moment keeps it.
+
     DeltaChannels: what stays gets the value of the channel stored with it, where its `graph` is
     given; otherwise the writes it is made of move to an empty checkpoint in front of it, marked by
     "memkit_carrier" in its metadata, at the cost of one row and these writes.
@@ -76,6 +84,7 @@ def prune(
         older_than: An age: "30d", "12h", or a timedelta.
         max_bytes: What a thread may take, all its rows and values together.
         metadata: Names and values that the metadata of what goes has: {"source": "loop"}.
+        thread_ttl: How old the last checkpoint of a thread is when all of the thread goes.
         thread_ids: Which threads; all by default.
         pinned: Ids of checkpoints that stay.
         graph: The compiled graph of these threads, or several, for their DeltaChannels' reducers.
@@ -104,6 +113,7 @@ def prune(
         older_than=older_than,
         max_bytes=max_bytes,
         metadata=metadata,
+        thread_ttl=thread_ttl,
         pinned=pinned,
         graph=graph,
         dry_run=dry_run,
@@ -122,6 +132,7 @@ async def aprune(
     older_than: str | timedelta | None = None,
     max_bytes: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    thread_ttl: str | timedelta | None = None,
     thread_ids: Iterable[str] | None = None,
     pinned: Iterable[str] = (),
     graph: Any = None,
@@ -139,6 +150,7 @@ async def aprune(
         older_than=older_than,
         max_bytes=max_bytes,
         metadata=metadata,
+        thread_ttl=thread_ttl,
         pinned=pinned,
         graph=graph,
         dry_run=dry_run,
@@ -206,6 +218,7 @@ class _Outcome:
     writes: Tally = NOTHING
     blobs: Tally = NOTHING
     added: Tally = NOTHING
+    expired: bool = False
 
 
 @dataclass
@@ -219,6 +232,7 @@ class _Totals:
     looked_at: int = 0
     took_s: float = 0.0  # the last transaction
     touched: set[str] = field(default_factory=set)
+    expired: int = 0
 
     def add(self, thread_id: str, outcome: _Outcome) -> None:
         self.checkpoints = self.checkpoints.plus(*outcome.checkpoints)
@@ -229,6 +243,7 @@ class _Totals:
             self.kept.update(outcome.plan.kept)
         if outcome.checkpoints.rows or outcome.writes.rows or outcome.blobs.rows:
             self.touched.add(thread_id)
+        self.expired += outcome.expired
 
 
 @dataclass(frozen=True)
@@ -253,6 +268,7 @@ class _Job:
         older_than: str | timedelta | None,
         max_bytes: int | None,
         metadata: Mapping[str, Any] | None,
+        thread_ttl: str | timedelta | None,
         pinned: Iterable[str],
         graph: Any,
         dry_run: bool,
@@ -262,10 +278,14 @@ class _Job:
         now: datetime | None,
     ) -> "_Job":
         """Check the arguments, before anything is touched."""
-        if keep_last is None and older_than is None and max_bytes is None and metadata is None:
+        by_checkpoint = (keep_last, older_than, max_bytes)
+        if by_checkpoint == (None, None, None) and metadata is None and thread_ttl is None:
             raise ConfigError(
-                "say what goes: keep_last=, older_than=, max_bytes= or metadata= must be given"
+                "say what goes: keep_last=, older_than=, max_bytes=, metadata= or thread_ttl= must "
+                "be given"
             )
+        if by_checkpoint == (None, None, None) and thread_ttl is not None:
+            keep_last = sys.maxsize  # only whole threads are asked for
         if keep_last is not None and keep_last < 1:
             raise ConfigError(
                 f"keep_last is at least 1, got {keep_last}; a thread without a checkpoint cannot "
@@ -290,6 +310,7 @@ class _Job:
                 max_bytes=max_bytes,
                 metadata=metadata,
                 pinned=frozenset(pinned),
+                thread_ttl=None if thread_ttl is None else duration(thread_ttl),
             ),
             specs=specs_of(_graphs(graph)),
             dry_run=dry_run,
@@ -319,6 +340,7 @@ class _Job:
             dry_run=self.dry_run,
             threads=totals.looked_at,
             pruned=len(totals.touched),
+            expired=totals.expired,
             checkpoints=totals.checkpoints,
             writes=totals.writes,
             blobs=totals.blobs,
@@ -357,30 +379,40 @@ class _Job:
             work = waiting
 
     def _prune_thread(self, thread_id: str, plan: _Plan | None, totals: _Totals) -> Body[_Outcome]:
+        attempts = _ATTEMPTS if self.retention.thread_ttl is not None else 0
         while True:
             # Here and not behind it: after the last one there is nothing to rest for.
             yield Pause(min(self.rest * totals.took_s, _LONGEST_REST_S))
             began = time.monotonic()
-            script = partial(self._step, thread_id, plan)
-            outcome: _Outcome = yield from self._transaction(script)
-            totals.took_s = time.monotonic() - began
+            script = partial(self._step, thread_id, plan, may_expire=attempts > 0)
+            try:
+                outcome: _Outcome = yield from self._transaction(script)
+            except InUse:
+                attempts -= 1
+                continue
+            finally:
+                totals.took_s = time.monotonic() - began
             totals.add(thread_id, outcome)
             if outcome.done or outcome.wait:
                 return outcome
             plan = outcome.plan
 
-    def _step(self, thread_id: str, plan: _Plan | None) -> Script[_Outcome]:
+    def _step(self, thread_id: str, plan: _Plan | None, *, may_expire: bool) -> Script[_Outcome]:
         """Do as much as fits one transaction.
 
         Args:
             thread_id: Whose checkpoints.
             plan: What is to go, where that is decided; it was prepared a moment ago.
+            may_expire: Whether the thread may go entirely.
         """
         contents = yield from self.tables.contents(thread_id)
         thread = Thread(contents.checkpoints)
         history = History(self.tables, thread_id, thread, self.specs)
         read = _Read(thread, history, contents.orphan_writes, contents.blobs)
         outcome = _Outcome()
+        if may_expire and has_expired(thread, self.retention, self.now):
+            yield from self._expire(read, outcome)
+            return outcome
         if plan is None:
             orphans = sum(tally.bytes for tally in contents.orphan_writes.values())
             stays = decide(thread, self.retention, self.now, contents.blobs, orphans)
@@ -395,6 +427,18 @@ class _Job:
         elif not outcome.wait:
             yield from self._remove_batch(read, plan, outcome)
         return outcome
+
+    def _expire(self, read: _Read, outcome: _Outcome) -> Script[None]:
+        """Remove all of a thread."""
+        for checkpoint in read.thread.all:
+            outcome.checkpoints = outcome.checkpoints.plus(1, checkpoint.bytes)
+            outcome.writes = outcome.writes.plus(checkpoint.writes, checkpoint.write_bytes)
+        for tally in read.orphan_writes.values():
+            outcome.writes = outcome.writes.plus(*tally)
+        outcome.blobs = outcome.blobs.plus(len(read.blobs), sum(blob.bytes for blob in read.blobs))
+        outcome.expired = outcome.done = True
+        if not self.dry_run:
+            yield from self.tables.remove_thread(read.history.thread_id, read.thread.by_key)
 
     def _edges(self, thread: Thread, going: frozenset[Key]) -> Iterator[SavedCheckpoint]:
         """Yield what stays of which the parent goes, or is gone."""

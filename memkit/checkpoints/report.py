@@ -24,6 +24,7 @@ class PruneReport:
         dry_run: Whether nothing was changed.
         threads: How many threads were looked at.
         pruned: How many of them lost something.
+        expired: How many of these went entirely.
         checkpoints: Checkpoints that went: rows and their bytes.
         writes: Writes that went.
         blobs: Values that went (Postgres and memory store them apart; SQLite has none).
@@ -39,6 +40,7 @@ class PruneReport:
     dry_run: bool
     threads: int = 0
     pruned: int = 0
+    expired: int = 0
     checkpoints: Tally = NOTHING
     writes: Tally = NOTHING
     blobs: Tally = NOTHING
@@ -74,8 +76,9 @@ class PruneReport:
     def __str__(self) -> str:
         would = "would go" if self.dry_run else "went"
         kept = ", ".join(f"{count} {reason}" for reason, count in sorted(self.kept.items()))
+        expired = f" ({self.expired} entirely)" if self.expired else ""
         lines = [
-            f"{self.saver}: {self.pruned} of {self.threads} threads; {self.rows} rows, "
+            f"{self.saver}: {self.pruned} of {self.threads} threads{expired}; {self.rows} rows, "
             f"{self.bytes} bytes {would}: {self.checkpoints.rows} checkpoints, "
             f"{self.writes.rows} writes, {self.blobs.rows} values",
             f"stay: {kept or 'none'}",

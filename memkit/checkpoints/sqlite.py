@@ -115,6 +115,10 @@ DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint
 _REMOVE_WRITES = """
 DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
+_REMOVE_THREAD = (
+    "DELETE FROM writes WHERE thread_id = ?",
+    "DELETE FROM checkpoints WHERE thread_id = ?",
+)
 _ADD_CHECKPOINT = """
 INSERT OR REPLACE INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata)
@@ -362,6 +366,11 @@ class SqliteTables:
         """Remove values stored apart: there are none."""
         return
         yield thread_id, blobs  # type: ignore[unreachable] # makes it a script
+
+    def remove_thread(self, thread_id: str, known: Collection[Key]) -> Script[None]:  # noqa: ARG002 - the transaction has shut out writers since it read them
+        """Remove a thread of which these are all checkpoints."""
+        for statement in _REMOVE_THREAD:
+            yield Statement(statement, (thread_id,), fetch=False)
 
 
 def _no_object(code: int, data: bytes) -> None:  # noqa: ARG001 - as ormsgpack calls it

@@ -388,9 +388,9 @@ def test_it_rests_between_transactions_in_proportion(monkeypatch: pytest.MonkeyP
         talk(graph, thread, turns=2)
     step, rests = _Job._step, []
 
-    def slow(job: Any, *args: Any) -> Any:
+    def slow(job: Any, *args: Any, **kwargs: Any) -> Any:
         time.sleep(0.02)
-        return (yield from step(job, *args))
+        return (yield from step(job, *args, **kwargs))
 
     monkeypatch.setattr(_Job, "_step", slow)
     monkeypatch.setattr(Pause, "run", lambda pause: rests.append(pause.seconds))
