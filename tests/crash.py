@@ -3,9 +3,9 @@
 `python -m tests.crash points DSN`: the same turn over and over, killed at its first, second, third
 event (a statement of SQL, an effect, a checkpoint), and then taken up again in one of the ways in
 which that happens. `python -m tests.crash race DSN`: eight workers tell facts of one user.
-`python -m tests.crash erase DSN`: a person is erased, by a process that dies at its first, seventh,
-thirteenth event. Each job runs in a fork of a process that has no connection and no thread. Prints
-JSON.
+`python -m tests.crash erase DSN STEP`: a person is erased, by a process that dies at its first
+event, then at the one STEP later, and so on. Each job runs in a fork of a process that has no
+connection and no thread. Prints JSON.
 """
 
 import json
@@ -184,9 +184,9 @@ def race(dsn: str) -> None:
 ERASED, KEPT = "ann@example.com", "bob@example.com"
 
 
-def erase(dsn: str, step: int = 6) -> None:
+def erase(dsn: str, step: str = "6") -> None:
     results = []
-    for point in count(1, step):
+    for point in count(1, int(step)):
 
         def talk(graph: Any, _: Any) -> None:
             for user in (ERASED, KEPT):
@@ -225,4 +225,5 @@ def erase(dsn: str, step: int = 6) -> None:
 
 
 if __name__ == "__main__":
-    {"points": points, "race": race, "erase": erase}[sys.argv[1]](sys.argv[2])
+    command: Callable[..., None] = {"points": points, "race": race, "erase": erase}[sys.argv[1]]
+    command(*sys.argv[2:])

@@ -17,6 +17,13 @@ Rule: TypeAlias = Callable[[str, Mapping[str, Any]], bool]
 """Says of a thread's id and the metadata of one of its checkpoints whether it is the person's."""
 
 _PAGE = 200
+_NAMED_IN_POSTGRES = "SELECT DISTINCT thread_id FROM checkpoints WHERE metadata ->> %s = %s"
+_NAMED_IN_SQLITE = """
+SELECT DISTINCT thread_id FROM checkpoints
+WHERE EXISTS (
+    SELECT 1 FROM json_each(CAST(metadata AS TEXT)) WHERE key = ?1 AND CAST(value AS TEXT) = ?2
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +53,52 @@ def owned(
     """
     if isinstance(rule, str):
         raise ConfigError(f"threads is a list of ids or a rule, not the string {rule!r}")
-    wanted = None if rule is None or callable(rule) else set(map(str, rule))
+    candidates: list[str]
+    if callable(rule):
+        candidates = yield from _all_threads(tables)
+    elif rule is not None:
+        candidates = sorted(set(map(str, rule)))
+    else:
+        candidates = yield tables.transaction(partial(_named, tables, key, user_id), reading=True)
     found: list[Owned] = []
-    after = ""
+    for thread_id in candidates:
+        metadata: list[Mapping[str, Any]] = yield tables.transaction(
+            partial(_metadata, tables, thread_id), reading=True
+        )
+        names = {str(one[key]) for one in metadata if one.get(key) is not None}
+        if metadata and (not callable(rule) or any(rule(thread_id, one) for one in metadata)):
+            found.append(Owned(thread_id, frozenset(names - {user_id})))
+    return found
+
+
+def _all_threads(tables: Backend) -> Body[list[str]]:
+    found: list[str] = []
     while True:
+        after = found[-1] if found else ""
         page: list[str] = yield tables.transaction(
             partial(tables.threads, after, _PAGE), reading=True
         )
         if not page:
             return found
-        for thread_id in page:
-            if wanted is not None and thread_id not in wanted:
-                continue
-            metadata: list[Mapping[str, Any]] = yield tables.transaction(
-                partial(_metadata, tables, thread_id), reading=True
+        found += page
+
+
+def _named(tables: Backend, key: str, user_id: str) -> Script[list[str]]:
+    """Find the threads with a checkpoint whose metadata names somebody, in one statement."""
+    if isinstance(tables, MemoryTables):
+        saver = tables.saver
+        return sorted(
+            str(thread)
+            for thread, namespaces in list(saver.storage.items())
+            if any(
+                str(saver.serde.loads_typed(metadata).get(key)) == user_id
+                for stored in list(namespaces.values())
+                for _, metadata, _ in list(stored.values())
             )
-            names = {str(one[key]) for one in metadata if one.get(key) is not None}
-            if callable(rule):
-                is_theirs = any(rule(thread_id, one) for one in metadata)
-            else:
-                is_theirs = wanted is not None or user_id in names
-            if is_theirs:
-                found.append(Owned(thread_id, frozenset(names - {user_id})))
-        after = page[-1]
+        )
+    in_postgres = isinstance(tables, PostgresTables)
+    rows = yield Statement(_NAMED_IN_POSTGRES if in_postgres else _NAMED_IN_SQLITE, (key, user_id))
+    return sorted(next(iter(row.values())) if in_postgres else row[0] for row in rows)
 
 
 def _metadata(tables: Backend, thread_id: str) -> Script[list[Mapping[str, Any]]]:
