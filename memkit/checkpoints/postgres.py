@@ -30,6 +30,7 @@ from memkit.checkpoints.packed import as_json, is_snapshot, json_text
 from memkit.checkpoints.policy import Blob, Key, SavedCheckpoint
 from memkit.checkpoints.times import moment
 from memkit.effects import Effect
+from memkit.errors import ConfigError
 
 # An arbitrary number that keeps these advisory locks apart from those of others.
 _LOCK_SEED = 20_261_123
@@ -219,7 +220,7 @@ class PostgresTables:
                     cursor.execute(statement.sql, statement.params, prepare=False)
                 return list(cursor.fetchall()) if statement.fetch else []
 
-            with _in_use(), cursor.connection.transaction():
+            with _in_our_words(), cursor.connection.transaction():
                 yield execute
 
     @asynccontextmanager
@@ -235,7 +236,7 @@ class PostgresTables:
                     await cursor.execute(statement.sql, statement.params, prepare=False)
                 return list(await cursor.fetchall()) if statement.fetch else []
 
-            with _in_use():
+            with _in_our_words():
                 async with cursor.connection.transaction():
                     yield execute
 
@@ -463,10 +464,12 @@ class PostgresTables:
 
 
 @contextmanager
-def _in_use() -> Iterator[None]:
-    from psycopg.errors import LockNotAvailable
+def _in_our_words() -> Iterator[None]:
+    from psycopg.errors import LockNotAvailable, UndefinedTable
 
     try:
         yield
     except LockNotAvailable as error:
         raise InUse from error
+    except UndefinedTable as error:
+        raise ConfigError("the checkpointer has no tables yet: call its setup() first") from error

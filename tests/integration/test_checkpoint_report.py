@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from memkit import DeltaMemoryState, checkpoints
@@ -214,3 +215,11 @@ def test_areport(kind: str, tmp_path: Path, empty_dsn: str) -> None:
                 assert checkpoints.report(saver) == report
 
     asyncio.run(story())
+
+
+def test_a_saver_whose_tables_are_missing_is_told(empty_dsn: str) -> None:
+    with PostgresSaver.from_conn_string(empty_dsn) as saver:
+        with pytest.raises(ConfigError, match=r"call its setup\(\)"):
+            checkpoints.report(saver)
+        with pytest.raises(ConfigError, match=r"call its setup\(\)"):
+            checkpoints.prune(saver, keep_last=1)
