@@ -6,8 +6,8 @@ and on an embedded Postgres with a database for each. They take turns in laps, s
 minute hits them all.
 
 - `plain sync`, `plain async`, `plain exit`: MessagesState, at each durability of LangGraph.
-- `memkit`: DeltaMemoryState, and after each turn all but the last 5 checkpoints of the thread go.
-  `memkit delta`: DeltaMemoryState alone. `plain, last 5`: MessagesState, pruned as memkit's is.
+- `memkit`: DeltaMemoryState, with a Retention of the last 5 checkpoints as its last node, set as by
+  default. `memkit delta`: DeltaMemoryState alone. `plain, last 5`: MessagesState with such a node.
 - `memkit trimming`: MemoryState with a RollingSummarizer without a model and a destructive
   TokenTrimmer, at a budget of 2,000 tokens: the state holds the latest turns and a summary.
 
@@ -71,9 +71,9 @@ from memkit import (
     ContextBudget,
     DeltaMemoryState,
     MemoryState,
+    Retention,
     RollingSummarizer,
     TokenTrimmer,
-    checkpoints,
 )
 from memkit.errors import ConfigError
 from memkit.local import postgres
@@ -95,7 +95,7 @@ class System:
     Attributes:
         state: The state of the graph.
         durability: When LangGraph stores a checkpoint.
-        keep_last: How many checkpoints stay after each turn; None for all.
+        keep_last: How many checkpoints its Retention keeps; None for no such node.
         trims: Whether old turns leave the state.
     """
 
@@ -227,7 +227,7 @@ def script(turns: int) -> list[tuple[BaseMessage, BaseMessage]]:
     return list(zip(said[::2], said[1::2], strict=True))
 
 
-def built(system: System, turns: Sequence[tuple[BaseMessage, BaseMessage]]) -> Any:
+def built(system: System, turns: Sequence[tuple[BaseMessage, BaseMessage]], saver: Any) -> Any:
     """Return the graph of a system, which answers as the script says."""
     answers = {question.id: answer for question, answer in turns}
 
@@ -240,10 +240,13 @@ def built(system: System, turns: Sequence[tuple[BaseMessage, BaseMessage]]) -> A
         budget = ContextBudget(BUDGET)
         trimmer = TokenTrimmer(budget, destructive=True, results_namespace=None)
         nodes = [("summarize", RollingSummarizer(None, budget)), ("trim", trimmer), *nodes]
+    if system.keep_last is not None:
+        nodes.append(("retain", Retention(keep_last=system.keep_last, graph=lambda: graph)))
     builder.add_sequence(nodes)
     builder.add_edge(START, nodes[0][0])
     builder.add_edge(nodes[-1][0], END)
-    return builder
+    graph: Any = builder.compile(checkpointer=saver)
+    return graph
 
 
 def config_of(thread_id: str) -> Any:
@@ -404,10 +407,7 @@ def growth(
     grown: dict[str, Grown] = {name: Grown() for name in SYSTEMS}
     with ExitStack() as resources:
         databases = {name: DATABASES[kind](place, resources) for name in SYSTEMS}
-        graphs = {
-            name: built(system, turns).compile(checkpointer=databases[name].saver)
-            for name, system in SYSTEMS.items()
-        }
+        graphs = {n: built(system, turns, databases[n].saver) for n, system in SYSTEMS.items()}
         for start in range(0, effort.turns, effort.lap):
             if start % (10 * effort.lap) == 0:
                 say("checkpoints", f"{kind}: turn {start} of {effort.turns}")
@@ -417,7 +417,7 @@ def growth(
                 before = database.logged() or 0
                 for question, _ in lap:
                     begun = perf_counter()
-                    take_turn(SYSTEMS[name], graphs[name], database.saver, question)
+                    ask(graphs[name], "t", question, SYSTEMS[name].durability)
                     found.times.append(perf_counter() - begun)
                 found.logged += (database.logged() or 0) - before
                 found.turns.append(start + len(lap))
@@ -425,15 +425,6 @@ def growth(
         for name, database in databases.items():
             figures[name].update(figures_of(kind, grown[name], database))
     return grown
-
-
-def take_turn(system: System, graph: Any, saver: Any, question: BaseMessage) -> None:
-    """Ask one question, and prune the thread where the system does."""
-    graph.invoke({"messages": [question]}, config_of("t"), durability=system.durability)
-    if system.keep_last is not None:
-        checkpoints.prune(
-            saver, keep_last=system.keep_last, thread_ids=["t"], graph=graph, grace_s=0, rest=0
-        )
 
 
 def figures_of(kind: str, grown: Grown, database: Sqlite | Postgres) -> Figures:
@@ -513,13 +504,13 @@ def savers(place: Place, effort: Effort, figures: Mapping[str, Figures]) -> None
     turns = script(effort.stored + AGAIN)
     for name in ("memkit delta", PLAIN):
         say("checkpoints", f"savers: {name}")
-        builder = built(SYSTEMS[name], turns)
+        graph_on = partial(built, SYSTEMS[name], turns)
         with ExitStack() as resources:
             stored = {kind: made(place, resources) for kind, made in DATABASES.items()}
             by_kind: dict[str, Any] = {"memory": InMemorySaver()}
             by_kind |= {kind: database.saver for kind, database in stored.items()}
             for kind, saver in by_kind.items():
-                graph = builder.compile(checkpointer=saver)
+                graph = graph_on(saver)
                 for question, _ in turns[: effort.stored]:
                     ask(graph, "source", question)
                 copies = (kind, "pool", "pools") if kind == "postgres" else (kind,)
@@ -528,13 +519,13 @@ def savers(place: Place, effort: Effort, figures: Mapping[str, Figures]) -> None
                 times = one_by_one(saver, graph, kind, turns[effort.stored :], effort.conversations)
                 figures[name].update(latencies(kind, times))
             for kind in ("pool", "pools"):
-                work = at_once(stored["postgres"], builder, kind, turns[effort.stored :], effort)
+                work = at_once(stored["postgres"], graph_on, kind, turns[effort.stored :], effort)
                 figures[name].update(latencies(kind, asyncio.run(work)))
 
 
-def ask(graph: Any, thread_id: str, question: BaseMessage) -> None:
-    """Take a turn of which every checkpoint is stored before the next step."""
-    graph.invoke({"messages": [question]}, config_of(thread_id), durability="sync")
+def ask(graph: Any, thread_id: str, question: BaseMessage, durability: Durability = "sync") -> None:
+    """Take a turn; by default every checkpoint is stored before the next step."""
+    graph.invoke({"messages": [question]}, config_of(thread_id), durability=durability)
 
 
 def copy_thread(stored: Any, name: str, copies: int) -> None:
@@ -577,7 +568,7 @@ def one_by_one(
 
 async def at_once(
     stored: Any,
-    builder: Any,
+    graph_on: Callable[[Any], Any],
     kind: str,
     turns: Sequence[tuple[BaseMessage, Any]],
     effort: Effort,
@@ -610,10 +601,10 @@ async def at_once(
         shared = AsyncPostgresSaver(pool)
         threads = [f"{kind}-{n}" for n in range(effort.conversations)]
         own = [shared if kind == "pool" else AsyncPostgresSaver(pool) for _ in threads]
-        graphs = [builder.compile(checkpointer=saver) for saver in own]
+        graphs = [graph_on(saver) for saver in own]
         await asyncio.gather(*map(read, threads, own, graphs))
         watches = {id(saver): Watch(saver, asynchronous=True) for saver in set(own)}
-        graphs = [builder.compile(checkpointer=saver) for saver in own]
+        graphs = [graph_on(saver) for saver in own]
         await asyncio.gather(*map(write, threads, (watches[id(s)] for s in own), graphs))
     return times
 
