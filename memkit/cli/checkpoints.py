@@ -60,6 +60,9 @@ def add_commands(commands: Any) -> None:
     prune.add_argument("--older-than", metavar="AGE", help="30d, 12h, P1M")
     prune.add_argument("--max-bytes", metavar="N", type=int, help="what a thread may take")
     prune.add_argument(
+        "--thread-ttl", metavar="AGE", help="threads go entirely in which nothing was for so long"
+    )
+    prune.add_argument(
         "--metadata", metavar="NAME=VALUE", nargs="+", help="what the metadata of what goes has"
     )
     prune.add_argument(
@@ -134,6 +137,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         "older_than": arguments.older_than,
         "max_bytes": arguments.max_bytes,
         "metadata": _metadata(arguments.metadata),
+        "thread_ttl": arguments.thread_ttl,
         "pinned": arguments.pinned,
         "thread_ids": arguments.threads,
         "batch_rows": arguments.batch_rows,

@@ -115,6 +115,18 @@ def test_prune_by_metadata_and_thread(address: str, capsys: pytest.CaptureFixtur
     assert told(capsys)["rows"] == 0
 
 
+def test_an_idle_thread_goes_by_its_age(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    time.sleep(1.1)
+    with saver_at(address) as saver:
+        talk(saver, thread="new")
+    asked = ["checkpoints", "prune", address, "--thread-ttl", "1s", "--yes", "--json"]
+    assert main(asked) == 0
+    report = told(capsys)
+    assert report["expired"] >= 1
+    with saver_at(address) as saver:
+        assert list(saver.list(config("t"))) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
