@@ -76,12 +76,12 @@ class Candidate:
         fact = Fact.from_value(found.key, found.value)
         subject = found.value.get("speaker", fact.subject) if source == "turns" else fact.subject
         thread, ids = fact.source.get("thread_id"), fact.source.get("message_ids") or []
-        texts = [fact.kind, subject, *(t for t in (fact.attribute, thread) if t is not None)]
-        texts += ids if isinstance(ids, list) else [ids]
-        if not all(isinstance(text, str) for text in texts):
+        texts = [subject, *(ids if isinstance(ids, list) else [ids])]
+        texts += [] if thread is None else [thread]
+        if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
             raise ConfigError(
-                f"the item {found.key!r} is not a memory: kind, subject, attribute, thread and "
-                f"messages are texts, got {texts!r:.200}"
+                f"the item {found.key!r} is not a memory: subject, thread and messages are "
+                f"texts, got {texts!r:.200}"
             )
         said = fact.last_confirmed or fact.last_updated or _LONG_AGO
         recency = 0.5 ** max(0.0, (now - said) / HALF_LIFE)
@@ -211,17 +211,19 @@ class _Said:
     subject: str
     text: str
     beginnings: frozenset[str]
+    length: int
 
     @classmethod
     def of(cls, one: Candidate) -> "_Said":
         text, is_over = one.item["text"], one.item["freshness"] == "expired"
-        return cls((one.subject, "?" in text, is_over), one.subject, text, _beginnings(text))
+        beginnings = _beginnings(text)
+        sort = (one.subject, "?" in text, is_over)
+        return cls(sort, one.subject, text, beginnings, len(beginnings))
 
     def copies(self, other: "_Said") -> bool:
         """Return whether both say the same, but for a word or two."""
         # Nearly all differ by far, and these are the quicker looks.
-        mine, others = len(self.beginnings), len(other.beginnings)
-        few = min(mine, others)
+        few = min(other.length, self.length)
         if few > _FEW and len(self.beginnings & other.beginnings) < _MANY * few:
             return False
         said, own = _words(self.text, self.subject)
@@ -229,6 +231,7 @@ class _Said:
         return len(own & its) >= NEAR_SHARE * len(own | its) and near_copies(said, other_said)
 
 
+@lru_cache(maxsize=4096)
 def _beginnings(text: str) -> frozenset[str]:
     """Return how the words of a text begin: that stays through plurals, persons and tenses."""
     return frozenset(word[:_BEGINNING] for word in text.lower().split())

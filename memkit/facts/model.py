@@ -11,6 +11,7 @@ from memkit.facts.sameness import canonical
 
 Status = Literal["current", "superseded", "retracted"]
 _STATUSES = get_args(Status)
+_TEXTS = ("text", "kind", "subject", "attribute", "key")
 _TIMES = ("first_seen", "last_updated", "last_confirmed", "valid_from", "valid_to")
 
 SINGLE_VALUED = frozenset(
@@ -89,19 +90,21 @@ class Fact:
     key: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("text", "kind", "subject", "attribute", "key"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "attribute" and value is None):
-                raise ConfigError(f"{name} of a fact is a text, got {value!r}")
+        attribute = "" if self.attribute is None else self.attribute
+        texts = (self.text, self.kind, self.subject, attribute, self.key)
+        if set(map(type, texts)) != {str}:  # the quick look, for recall makes many
+            for name, text in zip(_TEXTS, texts, strict=True):
+                if not isinstance(text, str):
+                    raise ConfigError(f"{name} of a fact is a text, got {text!r}")
         if not self.text.strip():
             raise ConfigError("a fact needs a text")
         if not 0 <= self.confidence <= 1:
             raise ConfigError(f"confidence is from 0 to 1, got {self.confidence!r}")
         if self.status not in _STATUSES:
             raise ConfigError(f"status is one of {_STATUSES}, got {self.status!r}")
-        for name in ("source", "data"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise ConfigError(f"{name} is a mapping, got {getattr(self, name)!r}")
+        for name, mapping in (("source", self.source), ("data", self.data)):
+            if type(mapping) is not dict and not isinstance(mapping, Mapping):
+                raise ConfigError(f"{name} is a mapping, got {mapping!r}")
         for name in _TIMES:
             if (time := getattr(self, name)) is not None:
                 object.__setattr__(self, name, to_utc(time))

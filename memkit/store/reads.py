@@ -177,19 +177,24 @@ def namespaces(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
     return [ns.from_text(text) for (text,) in rows]
 
 
-def found(row: Sequence[Any]) -> Found:
+def item(row: Sequence[Any]) -> VersionedSearchItem:
     """Decode a row of a read; rows of `get` carry no score."""
-    namespace, key, value, created_at, updated_at, is_due, version = row[:7]
-    item = VersionedSearchItem(
-        namespace=ns.from_text(namespace),
-        key=unescape(key),
-        value=decode(value),
-        created_at=created_at,
-        updated_at=updated_at,
-        score=row[7] if len(row) > 7 else None,
+    namespace, key, value, created_at, updated_at, _, version = row[:7]
+    score = row[7] if len(row) > 7 else None
+    return VersionedSearchItem(
+        ns.from_text(namespace),
+        unescape(key),
+        decode(value),
+        created_at,
+        updated_at,
+        score,
         version=version,
     )
-    return Found(item, bool(is_due))
+
+
+def found(row: Sequence[Any]) -> Found:
+    """Decode a row of a read that may start the time to live anew."""
+    return Found(item(row), bool(row[5]))
 
 
 def as_item(item: VersionedSearchItem) -> VersionedItem:

@@ -786,7 +786,7 @@ class SemanticStore(BaseStore):
             rows = cursor.execute(*statement, prepare=prepare).fetchall()
         if reach is None:
             self._indexes.noticed(prefix, time.perf_counter() - started)
-        return [reads.found(row).item for row in rows]
+        return [reads.item(row) for row in rows]
 
     @contextlib.contextmanager
     def _planned(

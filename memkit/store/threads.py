@@ -19,6 +19,10 @@ from memkit.store.search import ASKED, COMMON, FOUND, SEEN, Reach
 from memkit.store.values import words
 from memkit.store.vectors import VectorSpace
 
+# A number for a thread sorts faster than its name. What is in none stands alone.
+_THREAD = """coalesce(
+        hashtextextended(p.tenant || p.thread, 0), hashtextextended(p.namespace || '.' || p.key, 1)
+    ) AS thread"""
 _PLACE = "tenant, namespace, key, thread, position"
 _KEY = "p.tenant, p.namespace, p.key, p.path, p.thread, p.position"
 
@@ -30,9 +34,8 @@ rarity AS MATERIALIZED (
     FROM ({{counts}}) AS counts WHERE seen > 0 ORDER BY idf DESC, bit LIMIT {_RAREST}
 )"""
 _COUNTS = """
-    SELECT bit, (SELECT count(*) FROM item) AS total,
-        (SELECT count(*) FROM item WHERE found & bit <> 0) AS seen
-    FROM asked
+    SELECT bit, (SELECT count(*) FROM item) AS total, count(*) AS seen
+    FROM item JOIN asked ON found & bit <> 0 WHERE found <> 0 GROUP BY bit
 """
 _COUNTS_BY_INDEX = "SELECT bit, greatest(%(passages)s::bigint, seen) AS total, seen FROM seen"
 
@@ -46,7 +49,7 @@ _ALL = f"""
 {ASKED}, {
     _ITEM.format(
         passages='''
-    SELECT p.tenant, p.namespace, p.key, p.thread, p.position, {cosine} AS cosine, '''
+    SELECT p.tenant, p.namespace, p.key, {thread}, p.position, {cosine} AS cosine, '''
         + FOUND
         + '''
     FROM memkit_passages p WHERE {p_subtree}
@@ -86,7 +89,7 @@ _BY_INDEX = f"""
     _ITEM.format(
         passages='''
     SELECT p.* FROM place CROSS JOIN LATERAL (
-        SELECT p.tenant, p.namespace, p.key, p.thread, p.position, {cosine} AS cosine, '''
+        SELECT p.tenant, p.namespace, p.key, {thread}, p.position, {cosine} AS cosine, '''
         + FOUND
         + '''
         FROM memkit_passages p
@@ -104,14 +107,11 @@ _OR_NEAR = f"""
     ORDER BY {{near_order}} LIMIT %(candidates)s)
 """
 
-# Positions that follow each other are a run, in which a row away is a position away. An item
-# without a position is a run of its own. A number tells runs apart faster than texts do.
+# Positions that follow each other are a run, in which a row away is a position away.
 _SCORED = f"""
 , run AS (
     SELECT *, coalesce(
-        hashtextextended(tenant || thread, 0)
-            # (position - dense_rank() OVER (PARTITION BY tenant, thread ORDER BY position)),
-        -row_number() OVER ()
+        thread # (position - dense_rank() OVER (PARTITION BY thread ORDER BY position)), thread
     ) AS run FROM item
 ), spread AS MATERIALIZED (
     SELECT avg(cosine) AS mean, nullif(stddev_pop(cosine), 0) AS deviation FROM item
@@ -120,8 +120,8 @@ _SCORED = f"""
     FROM run WINDOW thread AS (PARTITION BY run ORDER BY position)
 ), scored AS (
     SELECT tenant, namespace, key, position,
-        %(said)s::float8 * CASE WHEN {{last}} = 0 THEN 0 ELSE (
-            SELECT sum(idf * CASE {{fades}} END) FROM rarity WHERE {{last}} & bit <> 0
+        %(said)s::float8 * CASE WHEN found_near = 0 THEN 0 ELSE (
+            SELECT sum(idf * CASE {{fades}} END) FROM rarity WHERE found_near & bit <> 0
         ) END + %(meaning)s::float8 * coalesce((near - mean) / deviation, 0) AS score
     FROM around CROSS JOIN spread
 )
@@ -168,9 +168,9 @@ def around(
             "candidates": op.candidates,
             "around": op.around,
             "said": op.words,
-            "decay": op.decay,
             "meaning": op.meaning,
-            "near": list(op.near),
+            **{f"fade_{n}": op.decay**n for n in range(op.reach + 1)},
+            **{f"near_{n}": weight for n, weight in enumerate(op.near)},
             "passages": reach.passages if reach else None,
         },
     )
@@ -183,12 +183,12 @@ def _text(space: VectorSpace | None, labels: int, reach: int, near: int, *, by_i
         "p_inside": ns.subtree_sql("p", labels, by_key=False),
         "p_tenant": ns.tenant_sql("p", labels),
         "i_tenant": ns.tenant_sql("i", labels),
+        "thread": _THREAD,
         "cosine": "NULL::float8",
         "or_near": "",
         "founds": ", ".join(_founds(reach)),
-        "last": f"found_{reach}",
         "fades": " ".join(
-            f"WHEN found_{n} & bit <> 0 THEN %(decay)s::float8 ^ {n}" for n in range(reach + 1)
+            f"WHEN found_{n} & bit <> 0 THEN %(fade_{n})s::float8" for n in range(reach + 1)
         ),
         "cosines": _mean(near),
     }
@@ -202,24 +202,22 @@ def _text(space: VectorSpace | None, labels: int, reach: int, near: int, *, by_i
 
 
 def _founds(reach: int) -> Iterator[str]:
-    """Yield which words there are within 0, 1, ... positions."""
-    found = "found"
-    yield f"{found} AS found_0"
+    """Yield which words there are 0, 1, ... positions away."""
+    rings = ["found"]
     for n in range(1, reach + 1):
         sides = (f"coalesce({side}(found, {n}) OVER thread, 0)" for side in ("lag", "lead"))
-        found = f"{found} | {' | '.join(sides)}"
-        yield f"{found} AS found_{n}"
+        rings.append(" | ".join(sides))
+    yield f"{' | '.join(rings)} AS found_near"
+    yield from (f"{ring} AS found_{n}" for n, ring in enumerate(rings))
 
 
 def _mean(near: int) -> str:
     """Return the weighted mean of the cosines around; NULL where there is none."""
-    cosines = [("cosine", 1)] + [
-        (f"{side}(cosine, {n}) OVER thread", n + 1)
-        for n in range(1, near)
-        for side in ("lag", "lead")
+    cosines = [("cosine", 0)] + [
+        (f"{side}(cosine, {n}) OVER thread", n) for n in range(1, near) for side in ("lag", "lead")
     ]
-    total = " + ".join(f"coalesce({one} * (%(near)s::float8[])[{n}], 0)" for one, n in cosines)
+    total = " + ".join(f"coalesce({one} * %(near_{n})s::float8, 0)" for one, n in cosines)
     weight = " + ".join(
-        f"CASE WHEN {one} IS NULL THEN 0 ELSE (%(near)s::float8[])[{n}] END" for one, n in cosines
+        f"CASE WHEN {one} IS NULL THEN 0 ELSE %(near_{n})s::float8 END" for one, n in cosines
     )
     return f"({total}) / nullif({weight}, 0)"

@@ -316,7 +316,7 @@ class History:
             },
         )
         rows = yield self._read(statement, tenants.name([ns.tenant(namespace)]))
-        return reads.as_item(reads.found(rows[0]).item) if rows else None
+        return reads.as_item(reads.item(rows[0])) if rows else None
 
     def search(self, op: SearchOp, as_of: datetime) -> Body[list[VersionedSearchItem]]:
         """Read what stood below a namespace at a moment, the newest first."""
@@ -342,7 +342,7 @@ class History:
             },
         )
         rows = yield self._read(statement, tenants.of_prefix(op.namespace_prefix))
-        return [reads.found(row).item for row in rows]
+        return [reads.item(row) for row in rows]
 
     def versions(
         self, namespace: tuple[str, ...], key: str, limit: int | None
@@ -381,7 +381,7 @@ def _fetched(statement: Statement, connection: Connection) -> list[Any]:
 
 
 def _version(row: Sequence[Any]) -> ItemVersion:
-    item = reads.found(row[:7]).item
+    item = reads.item(row[:7])
     return ItemVersion(
         value=item.value,
         key=item.key,
