@@ -9,7 +9,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, SearchOp
 
 from memkit.effects import Body, PutIf, StoreBatch, arun, run, stable_key, write
 from memkit.errors import ConfigError, VersionConflict
-from memkit.facts import Fact, as_of, history, same_statement
+from memkit.facts import Change, Fact, as_of, history, reconcile, same_statement
 from memkit.facts.consolidation import Consolidation, consolidate
 from memkit.facts.model import Status, to_utc
 from memkit.facts.succession import supersede, take_back
@@ -276,6 +276,26 @@ class FactBook:
 
         return self.transaction(self.gets([key, after]), decide)
 
+    def stating(self, stated: Sequence[Fact], at: datetime) -> Body[list[Change]]:
+        """Take in facts as `memkit.facts.reconcile` decides; one whose key is there was taken in.
+
+        Returns:
+            What became of the others.
+        """
+        own = self.gets([fact.key for fact in stated])
+
+        def beside(answers: Sequence[Any]) -> list[Op]:
+            taken_back = any(fact.status == "retracted" for fact in stated)
+            return self.neighbours(self.found(answers[len(own) :])) if taken_back else []
+
+        def decide(answers: Sequence[Any]) -> tuple[list[PutOp], list[Change]]:
+            fresh = [fact for fact, item in zip(stated, answers, strict=False) if item is None]
+            changes = reconcile(self.found(answers[len(own) :]), fresh, at)
+            facts = {fact.key: fact for change in changes for fact in change.facts}
+            return [self.put_of(fact) for fact in facts.values()], changes
+
+        return self.transaction([*own, *self.touched(stated)], decide, then=beside)
+
     def consolidating(
         self, at: datetime, *, dry_run: bool = False, **limits: Any
     ) -> Body[Consolidation]:
@@ -349,6 +369,12 @@ class FactBook:
         attributes = {(f.subject, f.attribute) for f in facts if f.attribute}
         beside = [self.current(subject=s, attribute=a) for s, a in sorted(attributes)]
         return [*self.gets(sorted(links - {f.key for f in facts})), *beside]
+
+    def touched(self, stated: Sequence[Fact]) -> list[Op]:
+        """Return the searches for current facts with the attribute or the words of these."""
+        wanted = {("attribute", f.subject, f.attribute) for f in stated if f.attribute}
+        wanted |= {("words", f.subject, f.words) for f in stated if not f.supersedes}
+        return [self.current(subject=s, **{name: value}) for name, s, value in sorted(wanted)]
 
     def current(self, **match: str) -> SearchOp:
         """Return the search for current facts with these fields."""

@@ -31,6 +31,10 @@ class ScriptedModel(BaseChatModel):
     def _llm_type(self) -> str:
         return "scripted"
 
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
+        """Take tools as chat models do, so that it can be an agent's."""
+        return self
+
     def _generate(
         self,
         messages: list[BaseMessage],

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from memkit.effects import Body, StoreBatch, stable_key
 from memkit.errors import ConfigError
 from memkit.factbook import FactBook
-from memkit.facts import Change, Fact, reconcile
+from memkit.facts import Change, reconcile
 from memkit.facts.ask import Said, Schemas, extraction_prompt
 from memkit.facts.gates import GATES, check_gates
 from memkit.facts.proposals import Origin, Proposals, from_reply, from_statements
@@ -285,7 +285,7 @@ class FactExtractor(MemoryNode):
                     puts.append(PutOp(mark.namespace, mark.key, note, index=False))
             return puts, changes
 
-        reads = [*marks, *own, *named, *_touched(book, stated)]
+        reads = [*marks, *own, *named, *book.touched(stated)]
         return (yield from book.transaction(reads, decide, then=beside))
 
     def _marks(self, book: FactBook, said: Sequence[Said], origin: Origin) -> list[GetOp]:
@@ -295,10 +295,3 @@ class FactExtractor(MemoryNode):
             for each in said
         ]
         return [GetOp(book.ledger, key, refresh_ttl=False) for key in keys]
-
-
-def _touched(book: FactBook, stated: Sequence[Fact]) -> list[Op]:
-    """Return the searches for current facts with the attribute or the words of what is stated."""
-    wanted = {("attribute", f.subject, f.attribute) for f in stated if f.attribute}
-    wanted |= {("words", f.subject, f.words) for f in stated if not f.supersedes}
-    return [book.current(subject=s, **{name: value}) for name, s, value in sorted(wanted)]

@@ -1,0 +1,241 @@
+"""MemoryMiddleware: the memory of an agent that `langchain.agents.create_agent` makes."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, NotRequired
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from memkit.budget import ContextBudget
+from memkit.effects import Body, arun, run
+from memkit.errors import ConfigError
+from memkit.facts import StalenessPolicy
+from memkit.messages import id_of
+from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE
+from memkit.nodes import (
+    FactExtractor,
+    MemoryRecall,
+    RollingSummarizer,
+    StaleFactCheck,
+    TokenTrimmer,
+    TurnRecorder,
+)
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model, said_by_person
+from memkit.state import Recalled, Source, Summary, merge_memory
+
+try:
+    from langchain.agents.middleware import (
+        AgentMiddleware,
+        AgentState,
+        ExtendedModelResponse,
+        ModelRequest,
+        ModelResponse,
+    )
+    from langchain.agents.middleware.types import PrivateStateAttr
+    from langchain.agents.structured_output import AutoStrategy, ProviderStrategy, ToolStrategy
+except ImportError as error:
+    raise ConfigError(
+        f"memkit.middleware needs a recent LangChain ({error}): pip install 'memkit[agents]'"
+    ) from None
+
+# Entries of `memory`: whose question was recalled for, and what the prompt takes beside messages.
+_RECALL, _PROMPT = "recall", "prompt"
+
+
+class AgentMemoryState(AgentState[Any]):
+    """What memkit keeps in the state of an agent: checkpointed, and neither input nor output."""
+
+    summary: NotRequired[Annotated[Summary | None, PrivateStateAttr]]
+    recalled: NotRequired[Annotated[list[Recalled], PrivateStateAttr]]
+    memory: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_memory]]
+
+
+class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
+    """Recalls before the model is called and keeps the prompt in its budget; learns afterwards.
+
+    Each call of the model is given the view under one budget, with the system prompt, the tools
+    and a response format counted in; the messages of the agent stay as they are. Memories are
+    recalled once for each message of the person, however many calls its answer takes. When the
+    agent has answered, facts are extracted and old turns folded into the summary.
+
+        create_agent(
+            model, tools, middleware=[MemoryMiddleware(model, ContextBudget(8_000))],
+            checkpointer=checkpointer, store=store,
+        ).invoke({"messages": [...]}, {"configurable": {"thread_id": "t1", "user_id": "ann"}})
+
+    Beside other middleware: what stands before it in the list sees the messages as they are, what
+    stands behind it sees the view. Middleware that rewrites the history itself
+    (SummarizationMiddleware) is not needed, and what it removes before the agent has answered is
+    not read for facts.
+
+    Args:
+        model: For extraction and summaries: a chat model, a name for `init_chat_model`, or None
+            for the forms that need none.
+        budget: The one budget of everything the model is sent. With tools whose results are long,
+            `on_overflow="shorten_tools"` rather than an error.
+        policy: When facts are stale.
+        limit: The most memories to recall.
+        record_turns: Also keep turns as said, and recall them.
+        namespace: Where facts are.
+        turns_namespace: Where turns are.
+
+    State:
+        `summary`, `recalled` and `memory`, as MemoryState has them, private to the agent.
+
+    Events:
+        Those of the nodes that do the work, in the `custom` stream.
+
+    Raises:
+        ConfigError: An argument makes no sense, or LangChain is missing; while it runs: the run
+            does not say whose memory it is.
+        BudgetTooSmall: The system prompt and the latest turn do not fit.
+        StoreMissing: The agent was made without a store.
+    """
+
+    state_schema = AgentMemoryState
+
+    def __init__(
+        self,
+        model: BaseChatModel | str | None = None,
+        budget: ContextBudget | None = None,
+        *,
+        policy: StalenessPolicy | None = None,
+        limit: int = 8,
+        record_turns: bool = False,
+        namespace: Sequence[str] = FACTS_NAMESPACE,
+        turns_namespace: Sequence[str] = TURNS_NAMESPACE,
+    ) -> None:
+        super().__init__()
+        if budget is None:
+            raise ConfigError("say what fits the model: MemoryMiddleware(budget=ContextBudget(…))")
+        check_type("budget", budget, ContextBudget)
+        self.model = resolve_model(model)
+        self.budget = budget
+        sources: tuple[Source, ...] = ("facts", "turns") if record_turns else ("facts",)
+        self._recall = MemoryRecall(
+            limit=limit,
+            sources=sources,
+            policy=policy,
+            namespace=namespace,
+            turns_namespace=turns_namespace,
+        )
+        self._before: list[MemoryNode] = [
+            self._recall,
+            StaleFactCheck(policy, namespace=namespace),
+        ]
+        self._after: list[MemoryNode] = [FactExtractor(self.model, namespace=namespace)]
+        if record_turns:
+            self._after.append(TurnRecorder(namespace=turns_namespace))
+        self._trimmers: tuple[list[Any], TokenTrimmer] = ([], TokenTrimmer(budget))
+        self._summarizers: tuple[int, RollingSummarizer] = (0, self._summarizer(0))
+
+    # LangChain's hooks
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """Give the model the view."""
+        shown, update = run(self._shown(request))
+        return ExtendedModelResponse(handler(shown), Command(update=update))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ExtendedModelResponse[Any]:
+        """Give the model the view, without blocking the event loop."""
+        shown, update = await arun(self._shown(request))
+        return ExtendedModelResponse(await handler(shown), Command(update=update))
+
+    def after_agent(self, state: Any, runtime: Runtime[Any]) -> Update:
+        """Extract facts, and fold what the view has no room for."""
+        return run(self._learned(state, runtime))
+
+    async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> Update:
+        """Extract facts and fold, without blocking the event loop."""
+        return await arun(self._learned(state, runtime))
+
+    # What they do
+
+    def _shown(self, request: ModelRequest[Any]) -> Body[tuple[ModelRequest[Any], Update]]:
+        """Return the request with the view in place of the messages, and what the state gets."""
+        state: Mapping[str, Any] = request.state
+        update: Update = {}
+        asked = _asked(state["messages"])
+        visit = _visit(self._recall, state, request.runtime)
+        if self._recall.cursor(visit, _RECALL).get("for_id") != asked:
+            update |= yield from _each(self._before, state, request.runtime)
+            seen = _visit(self._recall, {**state, **update}, request.runtime)
+            update |= self._recall.with_cursor(seen, _RECALL, {"for_id": asked})
+        system = [] if request.system_message is None else [request.system_message]
+        trimmer = self._trimmer(request)
+        prompt = {**state, **update, "messages": [*system, *request.messages]}
+        update |= yield from trimmer.body(_visit(trimmer, prompt, request.runtime))
+        view = update.pop(trimmer.output_key)
+        budget = trimmer.budget
+        beside = budget.tool_tokens + sum(budget.sizes(system))
+        seen = _visit(trimmer, {**state, **update}, request.runtime)
+        if trimmer.cursor(seen, _PROMPT).get("beside") != beside:
+            update |= trimmer.with_cursor(seen, _PROMPT, {"beside": beside})
+        return request.override(messages=view[len(system) :]), update
+
+    def _learned(self, state: Mapping[str, Any], runtime: Runtime[Any]) -> Body[Update]:
+        cursor = self._recall.cursor(_visit(self._recall, state, runtime), _PROMPT)
+        beside = cursor.get("beside", 0)
+        if self._summarizers[0] != beside:
+            self._summarizers = (beside, self._summarizer(beside))
+        return _each([*self._after, self._summarizers[1]], state, runtime)
+
+    def _trimmer(self, request: ModelRequest[Any]) -> TokenTrimmer:
+        """Return a trimmer whose budget counts what is bound to the model in this call."""
+        bound = [*request.tools, *_schemas(request.response_format)]
+        if bound != self._trimmers[0]:
+            budget = replace(self.budget, tools=tuple(bound)) if bound else self.budget
+            self._trimmers = (bound, TokenTrimmer(budget))
+        return self._trimmers[1]
+
+    def _summarizer(self, beside: int) -> RollingSummarizer:
+        """Return a summarizer that knows what the prompt takes beside the messages."""
+        budget = replace(self.budget, reserve_reply=self.budget.reserve_reply + beside)
+        return RollingSummarizer(self.model, budget, after_extraction=True)
+
+
+def _visit(node: MemoryNode, state: Mapping[str, Any], runtime: Runtime[Any]) -> Visit:
+    return Visit(state, get_config(), runtime, node.name or "")
+
+
+def _each(
+    nodes: Sequence[MemoryNode], state: Mapping[str, Any], runtime: Runtime[Any]
+) -> Body[Update]:
+    """Run nodes one after the other, and return what all of them update."""
+    update: Update = {}
+    for node in nodes:
+        update |= yield from node.body(_visit(node, {**state, **update}, runtime))
+    return update
+
+
+def _asked(messages: Sequence[Any]) -> str | None:
+    """Return the id of the latest message of a person."""
+    for i in range(len(messages) - 1, -1, -1):
+        if said_by_person(messages[i]):
+            return id_of(messages, i)
+    return None
+
+
+def _schemas(response_format: Any) -> Iterator[dict[str, Any]]:
+    """Yield what a response format adds to a prompt, as if it were tools."""
+    if isinstance(response_format, AutoStrategy):
+        response_format = ToolStrategy(response_format.schema)
+    if isinstance(response_format, ToolStrategy):
+        specs = list(response_format.schema_specs)
+    elif isinstance(response_format, ProviderStrategy):
+        specs = [response_format.schema_spec]
+    else:
+        specs = []
+    for spec in specs:
+        function = {"name": spec.name, "description": spec.description}
+        parameters = {"parameters": spec.json_schema}
+        yield {"type": "function", "function": {**function, **parameters}}
