@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from langchain_core.messages import messages_to_dict
+from langchain_core.messages import BaseMessage, messages_to_dict
 
 from memkit.effects import Body
 from memkit.privacy.erasure import Call, Person, messages_in
@@ -74,8 +74,15 @@ def _messages(saved: list[Any]) -> list[dict[str, Any]]:
     for checkpoint in reversed(saved):
         written = [value for _, _, value in checkpoint.pending_writes or ()]
         for message in messages_in([checkpoint.checkpoint["channel_values"], written]):
-            found.setdefault(message.id or (message.type, str(message.content)), message)
-    return messages_to_dict(list(found.values()))
+            found.setdefault(message.id or _said(message), message)
+    # What came in got its id when it was added to the state: it is in the checkpoint before, too.
+    named = {_said(message) for message in found.values() if message.id}
+    once = [message for message in found.values() if message.id or _said(message) not in named]
+    return messages_to_dict(once)
+
+
+def _said(message: BaseMessage) -> tuple[str, str]:
+    return message.type, str(message.content)
 
 
 def _state(saved: list[Any]) -> dict[str, Any]:

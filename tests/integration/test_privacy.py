@@ -295,3 +295,16 @@ def test_killed_at_any_moment_and_done_by_the_next(empty_dsn: str) -> None:
     assert len(signals) > 10
     assert set(signals[:-1]) == {9}
     assert signals[-1] == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_an_export_has_every_message_once(kind: str, dsn: str, tmp_path: Path) -> None:
+    texts = ["I live at 14 Linden Street in Kiel.", "Thank you.", "Thank you."]
+    with saver_of(kind, dsn, tmp_path) as saver:
+        graph = memory_graph(MemoryState).compile(checkpointer=saver, store=InMemoryStore())
+        for text in texts:  # without an id: it comes with the state
+            state = graph.invoke({"messages": [HumanMessage(text)]}, config(ANN, "ann-thread"))
+        (thread,) = export_user(None, saver, ANN)["threads"]
+    ids = [message["data"]["id"] for message in thread["messages"]]
+    assert ids == [message.id for message in state["messages"]]
+    assert len(ids) == 6
