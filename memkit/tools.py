@@ -26,6 +26,7 @@ from memkit.nodes import MemoryRecall
 from memkit.nodes.base import Visit, said_by_person, utc_now
 from memkit.secrets import find_secrets
 from memkit.state import Recalled, Source
+from memkit.tokens import as_messages
 
 __all__ = ["forget", "memory_tools", "remember", "search_memory"]
 
@@ -113,7 +114,7 @@ def memory_tools(
         if secrets := find_secrets(text):
             return f"not remembered: a {secrets[0].kind} is never kept; leave it out"
         book = book_of(visit)
-        messages = visit.read(messages_key) or []
+        messages = as_messages(visit.read(messages_key) or [])
         at = now_of(messages, utc_now())
         source = _source(visit, messages)
         if replaces:

@@ -25,6 +25,7 @@ from memkit.nodes import (
 )
 from memkit.nodes.base import READ_CHANNEL
 from memkit.state import MemoryState, Source
+from memkit.tokens import as_messages
 from memkit.view import context
 
 _KEYS = ("summary", "recalled", "llm_input_messages", "memory")
@@ -202,7 +203,8 @@ class _ServedWithView(Runnable[Any, Any]):
 
     def _messages(self, state: Any) -> list[BaseMessage]:
         key = self.messages_key
-        return (state.get(key) if isinstance(state, Mapping) else getattr(state, key)) or []
+        given = state.get(key) if isinstance(state, Mapping) else getattr(state, key)
+        return as_messages(given or [])
 
     def _served(self, state: Any, config: RunnableConfig | None) -> Any:
         # Built from the state rather than taken from the trimmer, so that a node that is reached

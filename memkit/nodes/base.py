@@ -24,6 +24,7 @@ from memkit.messages import (
     turn_start_at,
 )
 from memkit.namespaces import PLACEHOLDER, escape_label
+from memkit.tokens import as_messages
 from memkit.view import RECALLED_ID, SUMMARY_ID
 
 Update: TypeAlias = dict[str, Any]
@@ -244,8 +245,11 @@ class MemoryNode(Runnable[Any, Update]):
                 ) from None
 
     def messages(self, visit: Visit) -> Sequence[BaseMessage]:
-        """Return the messages of the state."""
-        return visit.read(self.messages_key) or []
+        """Return the messages of the state; what stands for one becomes one.
+
+        `operator.add` leaves what a caller passes as it is: {"role": "user", "content": "…"}.
+        """
+        return as_messages(visit.read(self.messages_key) or [])
 
     def now(self, messages: Sequence[BaseMessage]) -> datetime:
         """Return the time of the turn: when it was said, else the clock."""
