@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.store.base import BaseStore
 
@@ -34,6 +35,8 @@ Update: TypeAlias = dict[str, Any]
 READ_CHANNEL = "__pregel_read"
 # And the checkpointer, where it has one, under this.
 CHECKPOINTER = "__pregel_checkpointer"
+# And this channel is there in functions under `@entrypoint`, and in no graph.
+PREVIOUS = "__previous__"
 READERS = ("extract", "record")
 """The entries of nodes that read a message once: until then it must stay in the history."""
 
@@ -173,6 +176,15 @@ def said_by_someone(message: BaseMessage) -> bool:
     )
 
 
+def _is_function(read: Callable[[str, bool], Any]) -> bool:
+    """Return whether an `@entrypoint` runs, which has no state but what it carries along itself."""
+    try:
+        read(PREVIOUS, False)
+    except KeyError:
+        return False
+    return True
+
+
 def utc_now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)
@@ -226,10 +238,10 @@ class MemoryNode(Runnable[Any, Update]):
         return await arun(self.body(self._visit(input, config)))
 
     def _visit(self, state: Any, config: RunnableConfig | None) -> Visit:
-        config = config or {}
+        config = config or ensure_config()  # of the function that calls it, as in any Runnable
         configurable = config.get("configurable") or {}
         in_graph = READ_CHANNEL in configurable
-        if in_graph:
+        if in_graph and not _is_function(configurable[READ_CHANNEL]):
             self._check_channels(configurable[READ_CHANNEL])
         return Visit(state, config, get_runtime() if in_graph else None, self.name or "")
 
