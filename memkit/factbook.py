@@ -163,6 +163,30 @@ class FactBook:
         """Do what `retract` does without blocking the event loop."""
         return await arun(self.retracting(_keys(facts), self._time(at)))
 
+    def add(self, *facts: Fact, at: datetime | None = None) -> list[Change]:
+        """Take in facts from elsewhere as if they had just been stated, see `reconcile`.
+
+        Known ones are confirmed, a new value of a single-valued attribute supersedes the old one,
+        and the order of their `last_updated` counts. A fact without a key gets one by what it says;
+        one whose key is there was taken in before, so that an import can be repeated.
+
+        Args:
+            facts: The facts, those first that were said first.
+            at: Stands in for those without `last_updated`.
+
+        Returns:
+            What became of each that is new.
+
+        Raises:
+            ConfigError: A fact holds a password, a key or a card number; nothing was changed.
+            VersionConflict: Too many others kept changing this person's facts.
+        """
+        return run(self.stating(_own_keys(facts), self._time(at)))
+
+    async def aadd(self, *facts: Fact, at: datetime | None = None) -> list[Change]:
+        """Do what `add` does without blocking the event loop."""
+        return await arun(self.stating(_own_keys(facts), self._time(at)))
+
     def consolidate(self, *, at: datetime | None = None, **limits: Any) -> Consolidation:
         """Merge near-duplicates, drop what is long over, and hold each kind to its cap.
 
@@ -405,6 +429,13 @@ class FactBook:
             if key not in known:
                 raise ConfigError(f"there is no fact with the key {key!r} in {self.namespace}")
         return known
+
+
+def _own_keys(facts: Sequence[Fact]) -> list[Fact]:
+    for fact in facts:
+        if secrets := find_secrets(fact.text):
+            raise ConfigError(f"a {secrets[0].kind} is not kept; leave it out of {fact.key!r}")
+    return [f if f.key else f.changed(key=stable_key("added", f.subject, f.text)) for f in facts]
 
 
 def _keys(facts: Sequence[Fact | str]) -> list[str]:

@@ -1,11 +1,12 @@
 """Kills workers with SIGKILL at every point of an extraction; runs as a process of its own.
 
-`python -m tests.crash points DSN`: the same turn over and over, killed at its first, second, third
-event (a statement of SQL, an effect, a checkpoint), and then taken up again in one of the ways in
-which that happens. `python -m tests.crash race DSN`: eight workers tell facts of one user.
-`python -m tests.crash erase DSN STEP`: a person is erased, by a process that dies at its first
-event, then at the one STEP later, and so on. Each job runs in a fork of a process that has no
-connection and no thread. Prints JSON.
+`python -m tests.crash points DSN`: the same turn over and over, killed at its first, fourth,
+seventh event (a statement of SQL, an effect, a checkpoint), or at each one if MEMKIT_KILLS is set,
+and then taken up again in one of the ways in which that happens. `python -m tests.crash race DSN`:
+eight workers tell facts of one user.
+`python -m tests.crash erase DSN`: a person is erased, by a process that dies at its first, tenth,
+nineteenth event, or at each. Each job runs in a fork of a process that has no connection and no
+thread. Prints JSON.
 """
 
 import json
@@ -31,6 +32,8 @@ from tests.scripted import ScriptedModel, facts_reply
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
 WORKERS, TURNS = 8, 6
+EVERY = "MEMKIT_KILLS" in os.environ
+STEP = 1 if EVERY else 3  # from one event to die at to the next
 
 
 def model() -> ScriptedModel:
@@ -120,17 +123,17 @@ def forked(job: Callable[[], None]) -> int:
 
 def points(dsn: str) -> None:
     results = []
-    for point in count(1):
+    for point in count(1, STEP):
         place = config(f"thread {point}", f"user {point}")
 
         def submit(graph: Any, _: Any, place: Any = place) -> None:
             graph.invoke({"messages": [message()]}, place)
 
-        def resume(graph: Any, _: Any, place: Any = place, point: int = point) -> None:
+        def resume(graph: Any, _: Any, place: Any = place, way: int = point // STEP % 3) -> None:
             state = graph.get_state(place)
-            if state.next and point % 3 == 0:
+            if state.next and way == 0:
                 graph.invoke(None, place)
-            elif point % 3 == 1:
+            elif way == 1:
                 graph.invoke({"messages": [message()]}, place)
             else:  # nobody resumes; the user writes on
                 later = said("And what is new?", "05-02", id="later")
@@ -184,9 +187,9 @@ def race(dsn: str) -> None:
 ERASED, KEPT = "ann@example.com", "bob@example.com"
 
 
-def erase(dsn: str, step: str = "6") -> None:
+def erase(dsn: str) -> None:
     results = []
-    for point in count(1, int(step)):
+    for point in count(1, 1 if EVERY else 9):
 
         def talk(graph: Any, _: Any) -> None:
             for user in (ERASED, KEPT):

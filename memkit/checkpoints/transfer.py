@@ -596,12 +596,8 @@ def _recoding(source: Any, target: Any) -> Callable[[Typed], Typed]:
 def _has_tables(tables: Backend, which: str) -> Body[None]:
     try:
         yield from _reading(tables, partial(tables.threads, "", 1))
-    except Exception as error:
-        if type(error).__name__ == "UndefinedTable":  # psycopg's; this module knows no database
-            raise ConfigError(
-                f"the {which}, a {tables.name}, has no tables; call its setup() first"
-            ) from error
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"the {which}, a {tables.name}: {error}") from error
 
 
 def _is_of_database(error: Exception) -> bool:

@@ -8,23 +8,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "HOWTO.md")}
 BLOCK = re.compile(
     r"(?P<skip><!-- not run[^>]*-->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL
 )
 
 
+@pytest.mark.parametrize("name", PAGES)
 def test_the_python_blocks_run_and_print_what_they_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    page = PAGES[name]
     monkeypatch.setenv("MEMKIT_DATA_DIR", str(tmp_path))
     namespace: dict[str, object] = {}
     printed = io.StringIO()
     ran = 0
-    for block in BLOCK.finditer(README):
+    for block in BLOCK.finditer(page):
         if block["kind"] == "python" and not block["skip"]:
-            line = README[: block.start("body")].count("\n")
-            code = compile("\n" * line + block["body"], "README.md", "exec")
+            line = page[: block.start("body")].count("\n")
+            code = compile("\n" * line + block["body"], name, "exec")
             with contextlib.redirect_stdout(printed):
                 exec(code, namespace)  # noqa: S102 - the README is ours
             ran += 1
@@ -34,11 +36,12 @@ def test_the_python_blocks_run_and_print_what_they_say(
     assert ran >= 2
 
 
-def test_its_commands_links_and_pictures_exist() -> None:
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_commands_links_and_pictures_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"^make (\w+)", page, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page):
         assert (ROOT / link).exists(), link
-    for name in re.findall(r"python -m benchmarks (\w+)", README):
+    for name in re.findall(r"python -m benchmarks (\w+)", page):
         assert (ROOT / "benchmarks" / f"{name}.py").exists(), name

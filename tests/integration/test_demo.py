@@ -21,7 +21,7 @@ from tests.openai_server import completion, openai_server
 pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 120
-KILLS = 4
+KILLS = 2
 
 
 def environment() -> dict[str, str]:

@@ -39,13 +39,13 @@ def test_killed_at_any_point_a_turn_leaves_the_facts_of_one_reply(empty_dsn: str
     runs = crash("points", empty_dsn)
     assert [run["killed"] for run in runs[:-1]] == [signal.SIGKILL] * (len(runs) - 1)
     assert runs[-1]["killed"] == 0
-    assert len(runs) > 20  # every statement, effect and checkpoint of the turn, before and after
+    assert len(runs) > 8  # statements, effects and checkpoints of the turn, before and after
     whole = [
         sorted([f"The user lives in Hamburg, {word}.", f"The user has three cats, {word}."])
         for word in WORDS
     ]
     for point, run in enumerate(runs, 1):
-        assert run["facts"] in whole, f"killed at event {point}"
+        assert run["facts"] in whole, f"the {point}. kill"
 
 
 @pytest.mark.slow

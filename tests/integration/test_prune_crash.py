@@ -19,7 +19,7 @@ from tests.conftest import Server
 from tests.savers import orphans, sync_saver
 from tests.threads import config, states, tree
 
-KILLS = int(os.environ.get("MEMKIT_KILLS", "3"))  # per saver and way
+KILLS = int(os.environ.get("MEMKIT_KILLS", "2"))  # per saver and way
 
 
 def prune(kind: str, place: str, event: int, with_graph: bool) -> tuple[int, str]:

@@ -110,13 +110,17 @@ def test_however_many_connections_are_dead_the_second_attempt_has_one_that_works
     with opened(own_dsn, min_size=8) as store:
         put(store, "dead")
         before = version(store, "dead")
-        deadline = time.monotonic() + 10
-        while (
-            own.execute("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL")[0][0] < 9
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+
+        def wait_until(are_there: Callable[[int], bool]) -> None:
+            deadline = time.monotonic() + 10
+            count = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
+            while not are_there(own.execute(count)[0][0]):  # its own connection among them
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        wait_until(lambda number: number == 9)
         assert own.execute(chaos.CUT, own_dsn)[0][0] == 8
+        wait_until(lambda number: number == 1)  # one that is to end may still answer a check
         put(store, "dead")
         assert version(store, "dead") == before + 1
 

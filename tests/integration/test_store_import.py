@@ -387,7 +387,7 @@ from itertools import count
 import psycopg
 from memkit import SemanticStore
 from memkit.store.transfer import import_postgres_store
-from tests.crash import forked, kill_at
+from tests.crash import STEP, forked, kill_at
 from tests.fakes import HashEmbeddings
 
 source, dsn, overwrite = sys.argv[1], sys.argv[2], sys.argv[3] == "overwrite"
@@ -404,7 +404,7 @@ ITEMS = "SELECT *, value::text FROM memkit_items ORDER BY namespace, key"
 PASSAGES = ("SELECT namespace, key, path, text, embedding::text FROM memkit_passages"
             " ORDER BY namespace, key, path")
 told = []
-for point in count(1):
+for point in count(1, STEP):
     look("DELETE FROM memkit_items RETURNING 1")
     killed = forked(lambda: (kill_at(point), copy()))
     torn = look("SELECT i.key FROM memkit_items i WHERE value ? 'text' AND NOT EXISTS ("
@@ -437,8 +437,8 @@ def test_killed_at_any_point_it_goes_on_to_the_same_tables(source: str, dsn: str
     assert last[0] == 0
     assert {left for _, left, *_ in runs} == {0, 3, 6, 9}  # before, between and after the batches
     for point, (_, _, torn, end) in enumerate(runs, 1):
-        assert torn == [], f"killed at event {point}"
-        assert end == last[3], f"killed at event {point}"  # versions too: nothing was copied twice
+        assert torn == [], f"the {point}. kill"
+        assert end == last[3], f"the {point}. kill"  # versions too: nothing was copied twice
 
 
 def test_items_that_are_put_meanwhile_stay(

@@ -239,7 +239,7 @@ QUIET: Any = {"suppress_health_check": [HealthCheck.too_slow, HealthCheck.functi
 
 
 @pytest.mark.slow
-@settings(max_examples=FUZZ or 60, **QUIET)
+@settings(max_examples=FUZZ or 30, **QUIET)
 @STORIES
 @example(  # two that stay have one version of a DeltaChannel, so one snapshot serves both
     shape={
@@ -256,7 +256,7 @@ def test_in_memory(shape: dict[str, Any], steps: list[Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=FUZZ or 25, **QUIET)
+@settings(max_examples=FUZZ or 15, **QUIET)
 @STORIES
 def test_in_sqlite(shape: dict[str, Any], steps: list[Any]) -> None:
     tell(shape, steps, sqlite)
