@@ -281,8 +281,8 @@ class Memkit:
             durability="exit",
         )
         for event in events:
-            if "failed" in event:
-                raise RuntimeError(f"nothing was taken down: {event['failed']}")
+            if event["memkit"] == "failed":
+                raise RuntimeError(f"nothing was taken down: {event['error']}")
             self.refused = (self.refused or 0) + sum(event["refused"].values())
 
     def stored(self, user: str) -> list[str]:

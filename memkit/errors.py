@@ -15,6 +15,17 @@ class MemkitError(Exception):
         super().__init__(message or inspect.getdoc(type(self)))
 
 
+def kind_of(error: BaseException) -> str:
+    """Return what an error is, without its message, which may quote what people said.
+
+    Returns:
+        The name of its class, and the HTTP status that a provider answered: "RateLimitError 429".
+    """
+    status = getattr(error, "status_code", None)
+    name = type(error).__name__
+    return f"{name} {status}" if isinstance(status, int) else name
+
+
 class ConfigError(MemkitError, ValueError):
     """A setting, a state key or a data file is missing or cannot be used."""
 

@@ -419,8 +419,8 @@ class FactBook:
                 continue
             try:
                 facts.append(Fact.from_value(item.key, item.value))
-            except ConfigError as error:
-                _log.warning("left out an item of %s: %s", item.namespace, error)
+            except ConfigError:
+                _log.warning("left out %r of %s, which is no fact", item.key, item.namespace)
         return facts
 
     def _known(self, keys: Sequence[str], items: Sequence[Item | None]) -> dict[str, Fact]:

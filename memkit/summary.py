@@ -37,7 +37,7 @@ _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
 
 class UnusableSummary(Exception):
-    """A model's reply that must not become the summary; the message says why."""
+    """A model's reply that must not become the summary; the message says why without quoting it."""
 
 
 def checked_reply(reply: BaseMessage) -> str:
@@ -54,9 +54,9 @@ def checked_reply(reply: BaseMessage) -> str:
     if not text:
         raise UnusableSummary("the model returned no text")
     if reply.additional_kwargs.get("refusal") or _REFUSAL.search(text):
-        raise UnusableSummary(f"the model refused: {text[:80]!r}")
+        raise UnusableSummary("the model refused")
     if not any(map(str.isalnum, text)) or _PLACEHOLDER.match(text):
-        raise UnusableSummary(f"the model returned a placeholder: {text[:80]!r}")
+        raise UnusableSummary("the model returned a placeholder")
     return text
 
 

@@ -38,6 +38,7 @@ class View:
     Attributes:
         messages: The view.
         tokens: Its size, in tokens.
+        tokens_before: What it would take without the cut of this call, as far as that was counted.
         cursor: What `build_view` needs on the next turn to start where this view does:
             `{"start_id", "start", "system", "cleared"}`, JSON-native.
         cut: Whether turns were dropped or results cleared in this call.
@@ -54,6 +55,7 @@ class View:
 
     messages: list[BaseMessage]
     tokens: int
+    tokens_before: int
     cursor: dict[str, Any]
     cut: bool
     orphaned: list[str]
@@ -70,6 +72,11 @@ class View:
         """How many messages neither the view nor the summary holds."""
         kept = sum(self.covered <= i < self.start for i in self.history.systems)
         return max(0, self.start - self.covered - kept)
+
+    def turns_since(self, begin: int) -> int:
+        """Return how many turns from a position on neither the view nor the summary holds."""
+        dropped = range(max(begin, self.covered), self.start)
+        return sum(self.history.role(i) == "human" for i in dropped)
 
     def dropped_since(self, begin: int) -> list[str]:
         """Return ids of messages from a position on that neither the view nor the summary holds."""
@@ -164,6 +171,7 @@ def build_view(
     # A boundary that someone's edit left inside a turn shows that turn whole.
     begin = max(turn_start_at(history.messages, covered) if covered else 0, history.start)
     found = fit_view(history, budget, notes, begin=begin, cursor=cursor)
+    before = found.before
     if found.cut and history.offset:
         # A cut is rare, and a good time to look at all of the history again.
         history = History.read(messages, cursor, whole=True)
@@ -197,6 +205,7 @@ def build_view(
     return View(
         messages=shown,
         tokens=tokens,
+        tokens_before=before,
         cursor={
             **history.cursor_at(start),
             "cleared": {tool: id_of(history.messages, i - 1) for tool, i in bounds.items()},

@@ -52,6 +52,7 @@ class Fit:
         cut: Whether turns are dropped or results cleared that were not before.
         clear: Per tool the position before which its results are shown cleared.
         fixed: Tokens of what is shown besides.
+        before: What all would take without a cut, as far as it was counted.
     """
 
     window: Window
@@ -59,6 +60,7 @@ class Fit:
     cut: bool
     clear: Mapping[str, int]
     fixed: int
+    before: int
 
 
 def fit(
@@ -95,6 +97,7 @@ def fit(
         clear=clear if rule is not None else {},
     )
     cut = window.reached > begin or window.total > high
+    before = max(window.total, high + 1) if cut else window.total
     if cut and rule is not None:
         clear = clear_before(history.messages, budget.tool_rules, begin)
         # What clearing gains is to last for more than a turn.
@@ -103,7 +106,7 @@ def fit(
     start = begin
     if window.reached > begin or window.total > high:
         start = _first_shown(history, window, fixed=fixed, low=low)
-    return Fit(window, start, cut, clear if rule is not None else {}, fixed)
+    return Fit(window, start, cut, clear if rule is not None else {}, fixed, before)
 
 
 def cleared_until(messages: Sequence[BaseMessage], cursor: Mapping[str, Any]) -> dict[str, int]:

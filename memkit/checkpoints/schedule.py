@@ -14,6 +14,7 @@ from memkit.checkpoints.prune import prune
 from memkit.checkpoints.report import PruneReport
 from memkit.errors import ConfigError, PruneUnsafe
 from memkit.facts.staleness import duration
+from memkit.secrets import redacted
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +151,9 @@ def prune_every(
             except ConfigError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a database fails with
-                _log.warning("pruning failed, and is tried again in %g s: %s", pause, error)
+                _log.warning(
+                    "pruning failed, and is tried again in %g s: %s", pause, redacted(str(error))
+                )
                 stop.wait(pause)
                 continue
             if not ours:

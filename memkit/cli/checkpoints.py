@@ -232,8 +232,12 @@ def _opened(address: str, *, new: bool = False, setup: bool = False) -> Iterator
 
     Raises:
         ConfigError: The package of the saver is missing, or the file.
+        StoreError: The address is none.
     """
     if _is_postgres(address):
+        from memkit.db.pool import place
+
+        place(address)  # a wrong address fails here, without its text
         try:
             from langgraph.checkpoint.postgres import PostgresSaver
         except ImportError:
@@ -247,7 +251,8 @@ def _opened(address: str, *, new: bool = False, setup: bool = False) -> Iterator
         return
     path = _file(address)
     if not new and not path.is_file():
-        raise ConfigError(f"there is no file {address!r}; an address begins with postgresql://")
+        named = "of this name" if "@" in address or "password" in address else repr(address)
+        raise ConfigError(f"there is no file {named}; an address begins with postgresql://")
     try:
         from langgraph.checkpoint.sqlite import SqliteSaver
     except ImportError:

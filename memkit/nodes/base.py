@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -15,6 +15,7 @@ from langgraph.store.base import BaseStore
 
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, StoreMissing
+from memkit.events import FailedEvent, MemkitEvent
 from memkit.messages import (
     after,
     digest,
@@ -88,10 +89,33 @@ class Visit:
             )
         return store
 
-    def emit(self, **event: Any) -> None:
-        """Send a custom stream event `{"memkit": node, ...}`."""
+    @property
+    def place(self) -> str:
+        """What the node is called in its graph; outside of one, its own name."""
+        return str((self.config.get("metadata") or {}).get("langgraph_node") or self.node)
+
+    def emit(self, event: MemkitEvent) -> None:
+        """Send an event on the custom stream; outside of a graph there is none."""
         if self.runtime is not None:
-            self.runtime.stream_writer({"memkit": self.node, **event})
+            self.runtime.stream_writer(event)
+
+    def failed(
+        self,
+        what: Literal["summary", "extraction", "reranker"],
+        error: str,
+        *,
+        passed_over: int = 0,
+    ) -> None:
+        """Say that something failed, and that the turn goes on without it."""
+        self.emit(
+            FailedEvent(
+                memkit="failed",
+                node=self.place,
+                what=what,
+                error=error,
+                passed_over=passed_over,
+            )
+        )
 
     def namespace(self, template: Sequence[str]) -> tuple[str, ...]:
         """Fill `{name}` in a namespace from the config, the runtime context, then the state.

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from memkit.effects import Body
+from memkit.events import ConsolidateEvent
 from memkit.factbook import FactBook
 from memkit.facts import StalenessPolicy, duration
 from memkit.namespaces import FACTS_NAMESPACE, check_namespace
@@ -30,7 +31,7 @@ class FactConsolidator(MemoryNode):
         Reads messages, memory; writes `memory["consolidate"]`, the counts and the time.
 
     Events:
-        `{"memkit": "FactConsolidator", "merged", "expired", "over_cap"}`, counts, if any is not 0.
+        ConsolidateEvent if any of its counts is not 0 (memkit.events).
 
     Cost:
         One `batch` that reads all facts of the person, one that writes what changes; one embedding
@@ -77,6 +78,14 @@ class FactConsolidator(MemoryNode):
             now, max_per_kind=self.max_per_kind, keep_ended=self.keep_ended, policy=self.policy
         )
         if any(consolidation.counts.values()):
-            visit.emit(**consolidation.counts)
+            visit.emit(
+                ConsolidateEvent(
+                    memkit="consolidate",
+                    node=visit.place,
+                    merged=consolidation.merged,
+                    expired=consolidation.expired,
+                    over_cap=consolidation.over_cap,
+                )
+            )
         report = {"at": now.isoformat(), **consolidation.counts}
         return self.with_cursor(visit, "consolidate", report)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from memkit.effects import Body, StoreBatch, stable_key
 from memkit.errors import ConfigError
+from memkit.events import ExtractEvent
 from memkit.factbook import FactBook
 from memkit.facts import Change, reconcile
 from memkit.facts.ask import Said, Schemas, extraction_prompt
@@ -81,9 +82,8 @@ class FactExtractor(MemoryNode):
         one `memory["extract:<namespace>"]`.
 
     Events:
-        `{"memkit": "FactExtractor", "add", "confirm", "supersede", "retract", "refused"}`: counts,
-        the last one per gate; or `{…, "failed": reason}`, with `"passed_over": 1`
-        for a message that is given up.
+        ExtractEvent when messages of persons were read, FailedEvent when the model gave no facts
+        (memkit.events).
 
     Cost:
         With a model one call per visit that has new human messages. Of the store one `batch` to
@@ -157,8 +157,17 @@ class FactExtractor(MemoryNode):
         changes = yield from self._write(book, proposals, origin, self.now(messages))
         counts = Counter(change.action for change in changes)
         visit.emit(
-            **{action: counts[action] for action in ("add", "confirm", "supersede", "retract")},
-            refused={gate: n for gate, n in proposals.refused.items() if n},
+            ExtractEvent(
+                memkit="extract",
+                node=visit.place,
+                messages=sum(each.citable for each in said),
+                accepted=len(proposals.facts),
+                add=counts["add"],
+                confirm=counts["confirm"],
+                supersede=counts["supersede"],
+                retract=counts["retract"],
+                refused={gate: n for gate, n in proposals.refused.items() if n},
+            )
         )
         return done
 
@@ -205,10 +214,10 @@ class FactExtractor(MemoryNode):
         refusals = cursor.get("refusals", 0) + 1 if failure.is_refusal and people == 1 else 0
         if refusals == _TRIES:
             _log.warning("passed over a message that the model refused: %s", failure)
-            visit.emit(failed=str(failure), passed_over=1)
+            visit.failed("extraction", str(failure), passed_over=1)
             return done
         _log.warning("no facts were taken down, the next turn tries again: %s", failure)
-        visit.emit(failed=str(failure))
+        visit.failed("extraction", str(failure))
         again = {**cursor, "failures": cursor.get("failures", 0) + 1, "refusals": refusals}
         if failure.is_refusal and people > 1:
             again["most"] = max(1, people // 2)

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -14,7 +15,8 @@ from langgraph.store.base import BaseStore, GetOp, SearchItem, SearchOp
 
 from memkit.budget import ContextBudget
 from memkit.effects import Body, Rerank, StoreBatch, StoreOp, ThreadSearch
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, kind_of
+from memkit.events import RecallEvent
 from memkit.facts import StalenessPolicy
 from memkit.facts.model import to_utc
 from memkit.messages import id_of, position_of, text_of, turn_start_at
@@ -88,6 +90,9 @@ class MemoryRecall(MemoryNode):
     State:
         Reads messages, summary, memory; writes `recalled`.
 
+    Events:
+        RecallEvent on every visit, FailedEvent when the reranker failed (memkit.events).
+
     Cost:
         One `batch` of the store with one search per source and per pinned attribute, and with both
         sources one more search, for the facts that no longer hold, and another batch, for the words
@@ -156,6 +161,7 @@ class MemoryRecall(MemoryNode):
 
     def body(self, visit: Visit) -> Body[Update]:
         """Search each source in one round trip, and choose from what it finds."""
+        began = time.perf_counter()
         messages = self.messages(visit)
         asked = list(islice(filter(said_by_person, reversed(messages)), self.window))
         # What is searched for may go to an embedder outside.
@@ -171,7 +177,7 @@ class MemoryRecall(MemoryNode):
             question = Question.read(query, speakers, now)
         searches = self._searches(namespaces, query, question, wanted)
         if not searches:
-            return {self.output_key: []}
+            return self._recalled(visit, began, [])
         answers = yield StoreBatch(visit.store, [op for _, op in searches])
         found = self._found(searches, answers, query, question, wanted)
 
@@ -192,6 +198,24 @@ class MemoryRecall(MemoryNode):
         chosen = self._fitting(one.item for one in distinct(rest, pinned=pinned))
         if "turns" in namespaces:
             chosen = yield from self._with_words(visit.store, namespaces["turns"], chosen)
+        return self._recalled(visit, began, chosen)
+
+    def _recalled(self, visit: Visit, began: float, chosen: list[Recalled]) -> Update:
+        """Return the update, and tell how it went."""
+        sources = Counter(item["source"] for item in chosen)
+        freshness = Counter(item["freshness"] for item in chosen)
+        visit.emit(
+            RecallEvent(
+                memkit="recall",
+                node=visit.place,
+                ms=round(1000 * (time.perf_counter() - began), 3),
+                memories=len(chosen),
+                facts=sources["facts"],
+                turns=sources["turns"],
+                stale=freshness["stale"],
+                expired=freshness["expired"],
+            )
+        )
         return {self.output_key: chosen}
 
     def _searches(
@@ -304,8 +328,8 @@ class MemoryRecall(MemoryNode):
         for item in items:
             try:
                 yield Candidate.of(source, item, self.policy, now)
-            except ConfigError as error:
-                _log.warning("left out an item of %s: %s", item.namespace, error)
+            except ConfigError:
+                _log.warning("left out %r of %s, which is no memory", item.key, item.namespace)
 
     def _unseen(
         self, best_first: Iterable[Candidate], thread_id: str | None, seen: set[str]
@@ -334,8 +358,8 @@ class MemoryRecall(MemoryNode):
         try:
             kept = yield Rerank(self.reranker, documents, query)
         except Exception as error:  # noqa: BLE001 - whatever a service raises, the turn goes on
-            _log.warning("memories keep their order, the reranker failed: %r", error)
-            visit.emit(reranker_failed=type(error).__name__)
+            _log.warning("memories keep their order, the reranker failed: %s", kind_of(error))
+            visit.failed("reranker", kind_of(error))
             return list(best_first)
         places = dict.fromkeys(document.metadata[_PLACE] for document in kept)
         places |= dict.fromkeys(range(len(best_first)))

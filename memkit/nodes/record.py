@@ -7,6 +7,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.store.base import PutOp
 
 from memkit.effects import Body, write
+from memkit.events import RecordEvent
 from memkit.messages import after, id_of, said_at, speaker_of, text_of
 from memkit.namespaces import TURNS_NAMESPACE, check_namespace
 from memkit.nodes.base import (
@@ -31,12 +32,14 @@ class TurnRecorder(MemoryNode):
     Args:
         namespace: Where turns are kept.
         redact: Keep "[card number]", "[password]" or "[key]" in place of what `memkit.secrets`
-            finds, so that it reaches neither the store nor the embedder; the stream event says
-            in how many turns.
+            finds, so that it reaches neither the store nor the embedder.
         kwargs: See MemoryNode.
 
     State:
         Reads messages, memory; writes `memory["record"]`.
+
+    Events:
+        RecordEvent when turns were recorded (memkit.events).
 
     Cost:
         One `batch` of the store per call; one embedding per new message.
@@ -95,7 +98,9 @@ class TurnRecorder(MemoryNode):
                 PutOp(namespace, turn_key(visit.thread_id, message_id), value, index=["text"])
             )
         yield from write(store, puts)
-        visit.emit(recorded=len(puts), redacted=changed)
+        visit.emit(
+            RecordEvent(memkit="record", node=visit.place, recorded=len(puts), redacted=changed)
+        )
         return self.read_through(visit, self.entry, messages, len(messages), position=position)
 
     def _position(self, visit: Visit, messages: Sequence[BaseMessage], begin: int) -> int:

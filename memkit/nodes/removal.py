@@ -13,8 +13,9 @@ from langgraph.types import Overwrite
 
 from memkit.effects import Body, StoreBatch
 from memkit.errors import ConfigError
+from memkit.events import RemoveEvent
 from memkit.history import History
-from memkit.messages import orphans
+from memkit.messages import id_of, orphans
 from memkit.namespaces import check_namespace
 from memkit.nodes.base import READ_CHANNEL, Update, Visit
 from memkit.nodes.results import stored
@@ -103,6 +104,9 @@ class Remover:
         if results and self.namespace is not None:
             namespace = visit.namespace(self.namespace)
             yield StoreBatch(visit.store, [stored(namespace, result) for result in results])
+        if gone:
+            removed = [id_of(messages, i) for i in gone]
+            visit.emit(RemoveEvent(memkit="remove", node=visit.place, removed=removed))
         return gone, update
 
 

@@ -8,8 +8,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
 from memkit.effects import AskModel, Body
+from memkit.errors import kind_of
 from memkit.facts.ask import Reply, Schemas, UnreadableReply, in_text, read_reply
-from memkit.secrets import redacted
 
 _METHODS = ("json_schema", "function_calling", "text")
 # What says that this request is no good, not that the model cannot be reached just now.
@@ -25,7 +25,7 @@ class NoReply(Exception):
     """
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(redacted(str(error)))  # it may quote the messages
+        super().__init__(kind_of(error))
         refused = getattr(error, "status_code", None) in _REFUSED
         self.is_refusal = refused or isinstance(error, UnreadableReply)
 

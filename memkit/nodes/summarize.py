@@ -13,7 +13,8 @@ from langgraph.errors import GraphBubbleUp
 from memkit import prompts
 from memkit.budget import ContextBudget
 from memkit.effects import AskModel, Body, EmbedTexts
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, kind_of
+from memkit.events import SummarizeEvent
 from memkit.extractive import candidate_lines, choose_lines
 from memkit.history import History
 from memkit.messages import call_ids, id_of, position_of, text_of, turn_start_at
@@ -41,6 +42,7 @@ _PROMPT_TOKENS = 600  # the instructions, and the record so far beside its share
 _LOWEST = 0.75  # of the budget: a fold makes room for several turns
 _MOST_EMBEDDED = 400  # lines; on a small machine some seconds of work
 _USUAL_WINDOW = 8_000  # tokens; chat models of recent years take more
+_USAGE = ("input_tokens", "output_tokens")
 _LONGEST_WAIT = 15  # turns without a call, after many failed ones
 
 
@@ -84,8 +86,8 @@ class RollingSummarizer(MemoryNode):
         messages if it is destructive.
 
     Events:
-        `{"memkit": "RollingSummarizer", "folded", "tokens", "calls", "usage", "unextracted",
-        "removed"}` with ids of messages, and `{…, "failed": reason}`.
+        SummarizeEvent after a fold, FailedEvent after one that failed, RemoveEvent when messages
+        leave the history (memkit.events).
 
     Raises:
         ConfigError: The summary in the state is malformed; it is destructive, and the state cannot
@@ -173,9 +175,7 @@ class RollingSummarizer(MemoryNode):
             update |= self.with_cursor(visit, "summarize", {**written, "removes": True})
         if self.remover is not None and entry.get("removes"):
             limit = self.read_by_all(visit, history.messages, begin)
-            gone, removal = yield from self.remover.remove(visit, history, limit, {})
-            if gone:
-                visit.emit(removed=[id_of(history.messages, i) for i in gone])
+            _, removal = yield from self.remover.remove(visit, history, limit, {})
             update |= removal
         return update
 
@@ -235,7 +235,6 @@ class RollingSummarizer(MemoryNode):
             waiting = sum(budget.sizes(messages[max(early, begin) : end]))
             if waiting <= self.backlog_tokens:
                 return max(begin, early)
-            visit.emit(unextracted=[id_of(messages, i) for i in range(max(early, begin), end)])
         return end
 
     def _fold(
@@ -262,8 +261,8 @@ class RollingSummarizer(MemoryNode):
             except GraphBubbleUp:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a model client raises, the turn goes on
-                _log.warning("the summary stays as it was: %s", error)
-                failure = str(error) or type(error).__name__
+                failure = str(error) if isinstance(error, UnusableSummary) else kind_of(error)
+                _log.warning("the summary stays as it was: %s", failure)
                 break
             if part.end is not None:
                 committed, done = text, part.end
@@ -277,11 +276,18 @@ class RollingSummarizer(MemoryNode):
         update: Update = {}
         if done > begin:
             tokens = self.budget.count_text(committed)
+            read = self.unread(visit, "extract", messages) if self.after_extraction else done
             visit.emit(
-                folded=[id_of(messages, i) for i in range(begin, done)],
-                tokens=tokens,
-                calls=spent["calls"],
-                usage=dict(spent),
+                SummarizeEvent(
+                    memkit="summarize",
+                    node=visit.place,
+                    folded=[id_of(messages, i) for i in range(begin, done)],
+                    tokens_before=summary["tokens"] if summary else 0,
+                    tokens=tokens,
+                    calls=spent["calls"],
+                    usage={name: spent[name] for name in _USAGE if name in spent},
+                    unextracted=max(0, done - max(begin, read)),
+                )
             )
             update[self.summary_key] = {
                 "text": committed,
@@ -291,7 +297,7 @@ class RollingSummarizer(MemoryNode):
             }
             values |= place_of(messages, done)
         if failure:
-            visit.emit(failed=failure, usage=dict(spent))
+            visit.failed("summary", failure)
         return {**update, **self.with_cursor(visit, "summarize", values)}
 
     def _parts(self, messages: Sequence[BaseMessage], begin: int, end: int) -> Iterable[Part]:
@@ -349,8 +355,7 @@ class RollingSummarizer(MemoryNode):
 def _usage(reply: BaseMessage) -> dict[str, int]:
     """Return the tokens that the provider says a call took, if it says so."""
     found = getattr(reply, "usage_metadata", None) or {}
-    names = ("input_tokens", "output_tokens")
-    return {name: found[name] for name in names if isinstance(found.get(name), int)}
+    return {name: found[name] for name in _USAGE if isinstance(found.get(name), int)}
 
 
 def _tokens(name: str, value: int | None, default: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from memkit.budget import ContextBudget
 from memkit.effects import Body
+from memkit.events import TrimEvent
 from memkit.messages import id_of
 from memkit.nodes.base import MemoryNode, Update, Visit, check_type
 from memkit.nodes.removal import remover
@@ -13,15 +14,6 @@ from memkit.nodes.results import RESULTS_NAMESPACE
 from memkit.view import build_view
 
 OUTPUT_KEY = "llm_input_messages"
-_NOTHING = {
-    "dropped": 0,
-    "orphaned": 0,
-    "set_aside": 0,
-    "cleared": 0,
-    "shortened": 0,
-    "left_out": [],
-    "removed": 0,
-}
 
 
 class TokenTrimmer(MemoryNode):
@@ -52,9 +44,7 @@ class TokenTrimmer(MemoryNode):
         `cleared` and `shortened`, what is `left_out`, and how many were `removed` on this turn.
 
     Events:
-        `{"memkit": "TokenTrimmer", "tokens", "dropped", "orphaned", "set_aside", "cleared",
-        "shortened", "left_out", "removed"}` on a turn on which the view is cut or the report
-        changes, with ids of messages; `dropped` are those of this turn.
+        TrimEvent on every visit, RemoveEvent when messages leave the history (memkit.events).
 
     Raises:
         BudgetTooSmall: On a turn whose system messages and latest turn do not fit.
@@ -128,17 +118,22 @@ class TokenTrimmer(MemoryNode):
             "removed": len(gone),
         }
         messages = view.history.messages
-        if view.cut or gone or report != {**_NOTHING, **before.get("report", {})}:
-            visit.emit(
+        visit.emit(
+            TrimEvent(
+                memkit="trim",
+                node=visit.place,
+                tokens_before=view.tokens_before,
                 tokens=view.tokens,
+                max_tokens=self.budget.high,
+                cut_turns=view.turns_since(view.history.start),
                 dropped=view.dropped_since(view.history.start),
                 orphaned=view.orphaned,
                 set_aside=view.set_aside,
                 cleared=[id_of(messages, i) for i in view.cleared],
                 shortened=view.shortened,
                 left_out=view.left_out,
-                removed=[id_of(messages, i) for i in gone],
             )
+        )
         end_id = id_of(messages, len(messages) - 1) if messages else None
         entry = {**cursor, "end_id": end_id, "tokens": view.tokens, "report": report}
         if self.remover is not None:

@@ -10,6 +10,7 @@ from langgraph.types import interrupt
 
 from memkit.effects import Body, stable_key
 from memkit.errors import ConfigError
+from memkit.events import VerifyEvent
 from memkit.factbook import FactBook
 from memkit.facts import Fact, StalenessPolicy, duration
 from memkit.facts.verification import Answer, Turn, UnreadableAnswer, question, read_answers, to_ask
@@ -68,9 +69,7 @@ class StaleFactCheck(MemoryNode):
         Reads messages, recalled, memory; writes `recalled` and `memory["verify"]`, the counts.
 
     Events:
-        `{"memkit": "StaleFactCheck", "stale": [keys], "expired": [keys], "asked": [keys],
-        "answered": {"confirm": 1, …}}` if there are any; "gone" counts facts that others had
-        replaced or taken back before the answer came.
+        VerifyEvent if a fact is stale or expired (memkit.events).
 
     Cost:
         Nothing without stale facts. With some, one `batch` of the store; one more to note a
@@ -144,7 +143,16 @@ class StaleFactCheck(MemoryNode):
                     item["ask"] = not interrupts and item["key"] in asked
 
         if stale or expired:
-            visit.emit(stale=stale, expired=expired, asked=asked, answered=dict(answered))
+            visit.emit(
+                VerifyEvent(
+                    memkit="verify",
+                    node=visit.place,
+                    stale=stale,
+                    expired=expired,
+                    asked=asked,
+                    answered=dict(answered),
+                )
+            )
         counts = Counter(item["freshness"] for item in judged)
         kept = [i for i in judged if self.keep_expired or i["freshness"] != "expired"]
         report: dict[str, Any] = {

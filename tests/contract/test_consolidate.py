@@ -88,10 +88,16 @@ def test_a_thread_is_left_alone_for_a_while_if_asked(any_store: BaseStore) -> No
         turn = {"messages": [said("I love hiking in fog.", day)]}
         return [*made.stream(turn, config("t"), stream_mode="custom")]
 
-    told = {"memkit": "FactConsolidator", "merged": 1, "expired": 1, "over_cap": 0}
+    told = {
+        "memkit": "consolidate",
+        "node": "consolidate",
+        "merged": 1,
+        "expired": 1,
+        "over_cap": 0,
+    }
     assert told in visit("05-01")
     any_store.batch([book.put_of(Fact("I love that green tea", key="new", last_updated=MAY))])
-    assert not [event for event in visit("05-01") if event["memkit"] == "FactConsolidator"]
+    assert not [event for event in visit("05-01") if event["memkit"] == "consolidate"]
     assert told | {"expired": 0} in visit("05-03")
 
 

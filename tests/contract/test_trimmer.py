@@ -191,7 +191,7 @@ def test_what_was_dropped_is_in_the_update_and_in_the_stream() -> None:
         )
         for mode, chunk in streamed:
             if mode == "custom":
-                assert chunk["memkit"] == "TokenTrimmer"
+                assert chunk["memkit"] == "trim"
                 dropped += chunk["dropped"]
             else:
                 entry = chunk["TokenTrimmer"]["memory"]["trim"]

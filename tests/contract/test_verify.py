@@ -324,7 +324,7 @@ def test_a_fact_that_is_gone_does_not_fail_the_turn(any_store: Any, answer: Any)
     graph.invoke(turn(), config("t1"))
     any_store.delete(FACTS, HOME)
     events = list(graph.stream(Command(resume=answer), config("t1"), stream_mode="custom"))
-    (event,) = [e for e in events if e["memkit"] == "StaleFactCheck"]
+    (event,) = [e for e in events if e["memkit"] == "verify"]
     assert event["answered"] == {"gone": 1}
     assert list(recalled(graph.get_state(config("t1")).values)) == [NAME]
     assert [f.key for f in book.all()] == [NAME]
@@ -640,7 +640,7 @@ def test_the_event_tells_what_was_asked_and_answered() -> None:
 
     def events(given: Any) -> list[Any]:
         found = graph.stream(given, config("t1"), stream_mode="custom")
-        return [e for e in found if e["memkit"] == "StaleFactCheck"]
+        return [e for e in found if e["memkit"] == "verify"]
 
     assert events(turn()) == []  # it waits
     (event,) = events(Command(resume={"answers": {HOME: "confirm"}}))
