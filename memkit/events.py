@@ -7,7 +7,8 @@
 An event is a dict of what JSON has, tells its kind under "memkit", and has all the keys of its
 class. `node` is what the node is called in your graph. Events hold ids, keys, counts, times and
 names of classes, and nothing that anybody said; what is in them was at hand anyway, so that they
-cost next to nothing where nobody listens. Outside of a graph none are sent.
+cost next to nothing where nobody listens. Outside of a graph none are sent. The logger
+`memkit.nodes` tells each at DEBUG.
 
 | event | sent by | when |
 |---|---|---|

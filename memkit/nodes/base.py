@@ -1,5 +1,6 @@
 """What every node shares: any kind of state, the store, the clock, one body for both modes."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from memkit.messages import (
 from memkit.namespaces import PLACEHOLDER, escape_label
 from memkit.tokens import as_messages
 from memkit.view import RECALLED_ID, SUMMARY_ID
+
+_log = logging.getLogger("memkit.nodes")
 
 Update: TypeAlias = dict[str, Any]
 
@@ -95,7 +98,8 @@ class Visit:
         return str((self.config.get("metadata") or {}).get("langgraph_node") or self.node)
 
     def emit(self, event: MemkitEvent) -> None:
-        """Send an event on the custom stream; outside of a graph there is none."""
+        """Send an event on the custom stream, if there is one, and log it at DEBUG."""
+        _log.debug("%s", event)
         if self.runtime is not None:
             self.runtime.stream_writer(event)
 
