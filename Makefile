@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check fuzz bench format clean
+.PHONY: demo test test-lowest check fuzz bench format clean
 
 demo: $(VENV)/.local ## replay the shipped conversation
 	$(BIN)/memkit demo $(ARGS)
@@ -12,10 +12,17 @@ demo: $(VENV)/.local ## replay the shipped conversation
 test: $(VENV)/.dev ## every test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+test-lowest: $(VENV)/.base ## the lowest versions that pyproject.toml allows
+	$(INSTALL) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	$(VENV)/lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(or $(ARGS),tests/unit tests/contract tests/integration/test_prune.py)
+
 check: $(VENV)/.dev ## format, lint, types, layering
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 fuzz: $(VENV)/.dev ## what a view promises, on 5,000 conversations
