@@ -20,7 +20,8 @@ cost next to nothing where nobody listens. Outside of a graph none are sent. The
 | `extract` | FactExtractor | messages of persons were read |
 | `record` | TurnRecorder | turns were recorded |
 | `consolidate` | FactConsolidator | facts were merged or dropped |
-| `failed` | any node that goes on without a model or a reranker | that failed |
+| `retain` | Retention | checkpoints went |
+| `failed` | any node that goes on without a model, a reranker or a pruning | that failed |
 """
 
 from typing import Literal, TypeAlias
@@ -147,12 +148,23 @@ class ConsolidateEvent(TypedDict):
     over_cap: int
 
 
+class RetainEvent(TypedDict):
+    """Checkpoints of this thread went."""
+
+    memkit: Literal["retain"]
+    node: str
+    checkpoints: int
+    rows: int
+    """Of all tables; and the bytes of what they held:"""
+    bytes: int
+
+
 class FailedEvent(TypedDict):
     """Something failed, and the turn went on without it."""
 
     memkit: Literal["failed"]
     node: str
-    what: Literal["summary", "extraction", "reranker"]
+    what: Literal["summary", "extraction", "reranker", "retention"]
     error: str
     """The class of the error, with the HTTP status of a provider; or what was wrong with a reply.
     Never its message, which may quote what was said."""
@@ -169,5 +181,6 @@ MemkitEvent: TypeAlias = (
     | ExtractEvent
     | RecordEvent
     | ConsolidateEvent
+    | RetainEvent
     | FailedEvent
 )

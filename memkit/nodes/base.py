@@ -105,7 +105,7 @@ class Visit:
 
     def failed(
         self,
-        what: Literal["summary", "extraction", "reranker"],
+        what: Literal["summary", "extraction", "reranker", "retention"],
         error: str,
         *,
         passed_over: int = 0,
@@ -204,6 +204,17 @@ def said_by_someone(message: BaseMessage) -> bool:
     )
 
 
+def _are_messages(given: Sequence[Any]) -> bool:
+    if not given:
+        return True
+    latest = next((like for like in reversed(given) if _ends_a_look(like)), given[0])
+    return isinstance(latest, BaseMessage) and isinstance(given[0], BaseMessage)
+
+
+def _ends_a_look(like: Any) -> bool:
+    return isinstance(like, HumanMessage) or not isinstance(like, BaseMessage)
+
+
 def _is_function(read: Callable[[str, bool], Any]) -> bool:
     """Return whether an `@entrypoint` runs, which has no state but what it carries along itself."""
     try:
@@ -287,9 +298,11 @@ class MemoryNode(Runnable[Any, Update]):
     def messages(self, visit: Visit) -> Sequence[BaseMessage]:
         """Return the messages of the state; what stands for one becomes one.
 
-        `operator.add` leaves what a caller passes as it is: {"role": "user", "content": "…"}.
+        `operator.add` leaves what a caller passes as it is: {"role": "user", "content": "…"}. Of a
+        long history only the first one and the latest turn are looked at for that.
         """
-        return as_messages(visit.read(self.messages_key) or [])
+        messages = visit.read(self.messages_key) or []
+        return messages if _are_messages(messages) else as_messages(messages)
 
     def now(self, messages: Sequence[BaseMessage]) -> datetime:
         """Return the time of the turn: when it was said, else the clock."""

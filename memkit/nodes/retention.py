@@ -14,7 +14,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from memkit.checkpoints import aprune, prune
 from memkit.checkpoints.report import PruneReport
 from memkit.effects import Body
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, kind_of
+from memkit.events import RetainEvent
 from memkit.facts.staleness import duration
 from memkit.nodes.base import CHECKPOINTER, MemoryNode, Update, Visit, check_count
 
@@ -73,8 +74,7 @@ class Retention(MemoryNode):
         Reads and writes nothing, and asks for no state key.
 
     Events:
-        `{"memkit": "Retention", "rows", "bytes"}` of what went, where something did; or
-        `{"memkit": "Retention", "error"}`.
+        RetainEvent when something went, FailedEvent when that failed (memkit.events).
 
     Raises:
         ConfigError: An argument makes no sense.
@@ -128,10 +128,18 @@ class Retention(MemoryNode):
             report: PruneReport = yield Pruning(saver, self._what(visit, thread_id))
         except Exception as error:  # noqa: BLE001 - whatever it is, the person has their answer
             _log.warning("thread %r was not pruned: %s", thread_id, error)
-            visit.emit(error=str(error))
+            visit.failed("retention", kind_of(error))
             return {}
         if report.rows:
-            visit.emit(rows=report.rows, bytes=report.bytes)
+            visit.emit(
+                RetainEvent(
+                    memkit="retain",
+                    node=visit.place,
+                    checkpoints=report.checkpoints.rows,
+                    rows=report.rows,
+                    bytes=report.bytes,
+                )
+            )
         return {}
 
     def _what(self, visit: Visit, thread_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from memkit import (
     FactExtractor,
     MemoryRecall,
     MemoryState,
+    Retention,
     RollingSummarizer,
     StaleFactCheck,
     TokenTrimmer,
@@ -83,6 +84,7 @@ def app(store: InMemoryStore) -> Any:
         "remember": FactExtractor(None),
         "record": TurnRecorder(),
         "consolidate": FactConsolidator(max_per_kind=2),
+        "retain": Retention(keep_last=1, every=1),
     }
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
     for name, node in nodes.items():
@@ -170,7 +172,7 @@ def test_a_first_cut_of_a_long_history_tells_that_it_did_not_fit() -> None:
     assert event["cut_turns"] == len(event["dropped"]) > 400
 
 
-def test_where_nobody_listens_nothing_is_sent_and_nothing_breaks() -> None:
+def test_a_function_sends_them_too_and_where_nobody_listens_nothing_breaks() -> None:
     turns = [HumanMessage("hi", id="1"), AIMessage("hello", id="2")]
     trimmer = TokenTrimmer(BUDGET)
 
@@ -179,7 +181,8 @@ def test_where_nobody_listens_nothing_is_sent_and_nothing_breaks() -> None:
         return len(trimmer.invoke({"messages": messages})["llm_input_messages"])
 
     assert functional.invoke(turns) == 2
-    assert list(functional.stream(turns, stream_mode="custom")) == []
+    sent = list(functional.stream(turns, stream_mode="custom"))
+    assert [event["memkit"] for event in sent] == ["trim"]
     assert len(trimmer.invoke({"messages": turns})["llm_input_messages"]) == 2
     assert len(asyncio.run(trimmer.ainvoke({"messages": turns}))["llm_input_messages"]) == 2
     graph = app(memory_store())

@@ -280,7 +280,7 @@ def test_all_stream_modes(how: str) -> None:
     assert all(seen[mode] for mode in MODES)
     nodes = {name for update in seen["updates"] for name in update}
     assert {"memory_recall", "memory_trim", "chat", "memory_remember"} <= nodes
-    assert {"FactExtractor"} <= {event["memkit"] for event in seen["custom"]}
+    assert {"extract"} <= {event["memkit"] for event in seen["custom"]}
     # What memkit writes is no message of the assistant.
     assert {str(message.content) for message, _ in seen["messages"]} <= {"Noted."}
     json.dumps(seen["custom"])

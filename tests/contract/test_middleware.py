@@ -284,7 +284,7 @@ def test_its_events_are_on_the_custom_stream() -> None:
     agent = agent_of(ScriptedModel("Noted."))
     turn = {"messages": [HumanMessage("I live in Kiel.")]}
     events = [e["memkit"] for e in agent.stream(turn, config("t"), stream_mode="custom")]
-    assert "FactExtractor" in events
+    assert "extract" in events
 
 
 def test_with_a_real_client_and_a_real_store(dsn: str) -> None:

@@ -500,7 +500,7 @@ def test_bad_arguments_are_told(empty_dsn: str) -> None:
         checkpoints.copy(saver, InMemorySaver(), thread_ids="t")
     with (
         PostgresSaver.from_conn_string(empty_dsn) as bare,
-        pytest.raises(ConfigError, match="the target, a PostgresSaver: the .* no tables"),
+        pytest.raises(ConfigError, match=r"the target, a PostgresSaver: the .* no tables"),
     ):
         checkpoints.copy(saver, bare)
 
