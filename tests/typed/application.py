@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, assert_type, cast
+from typing import assert_type
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
@@ -74,7 +74,7 @@ def wired() -> None:
 def pure(history: list[BaseMessage], state: MemoryState) -> None:
     """Call the functions that need no graph."""
     assert_type(trim(history, BUDGET), list[BaseMessage])
-    assert_type(context(cast("dict[str, Any]", state), BUDGET), list[BaseMessage])
+    assert_type(context(state, BUDGET), list[BaseMessage])
     assert_type(count_tokens([HumanMessage("hi")]), int)
     assert_type(idempotency_key("refund", "order-7"), str)
 
