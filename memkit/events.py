@@ -12,7 +12,7 @@ cost next to nothing where nobody listens. Outside of a graph none are sent. The
 
 | event | sent by | when |
 |---|---|---|
-| `recall` | MemoryRecall | on every visit |
+| `recall` | MemoryRecall | on every search |
 | `verify` | StaleFactCheck | some recalled fact is stale or expired |
 | `summarize` | RollingSummarizer | turns were folded |
 | `trim` | TokenTrimmer | on every visit |

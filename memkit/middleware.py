@@ -13,7 +13,6 @@ from memkit.budget import ContextBudget
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
-from memkit.messages import id_of
 from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE
 from memkit.nodes import (
     FactExtractor,
@@ -23,7 +22,7 @@ from memkit.nodes import (
     TokenTrimmer,
     TurnRecorder,
 )
-from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model, said_by_person
+from memkit.nodes.base import MemoryNode, Update, Visit, check_type, resolve_model
 from memkit.state import Recalled, Source, Summary, merge_memory
 
 try:
@@ -41,8 +40,8 @@ except ImportError as error:
         f"memkit.middleware needs a recent LangChain ({error}): pip install 'memkit[agents]'"
     ) from None
 
-# Entries of `memory`: whose question was recalled for, and what the prompt takes beside messages.
-_RECALL, _PROMPT = "recall", "prompt"
+# The entry of `memory` that says how many tokens the prompt takes beside the messages.
+_PROMPT = "prompt"
 
 
 class AgentMemoryState(AgentState[Any]):
@@ -115,15 +114,15 @@ class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
         self.model = resolve_model(model)
         self.budget = budget
         sources: tuple[Source, ...] = ("facts", "turns") if record_turns else ("facts",)
-        self._recall = MemoryRecall(
-            limit=limit,
-            sources=sources,
-            policy=policy,
-            namespace=namespace,
-            turns_namespace=turns_namespace,
-        )
         self._before: list[MemoryNode] = [
-            self._recall,
+            MemoryRecall(
+                limit=limit,
+                sources=sources,
+                policy=policy,
+                once_per_turn=True,
+                namespace=namespace,
+                turns_namespace=turns_namespace,
+            ),
             StaleFactCheck(policy, namespace=namespace),
         ]
         self._after: list[MemoryNode] = [FactExtractor(self.model, namespace=namespace)]
@@ -163,13 +162,7 @@ class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
     def _shown(self, request: ModelRequest[Any]) -> Body[tuple[ModelRequest[Any], Update]]:
         """Return the request with the view in place of the messages, and what the state gets."""
         state: Mapping[str, Any] = request.state
-        update: Update = {}
-        asked = _asked(state["messages"])
-        visit = _visit(self._recall, state, request.runtime)
-        if self._recall.cursor(visit, _RECALL).get("for_id") != asked:
-            update |= yield from _each(self._before, state, request.runtime)
-            seen = _visit(self._recall, {**state, **update}, request.runtime)
-            update |= self._recall.with_cursor(seen, _RECALL, {"for_id": asked})
+        update = yield from _each(self._before, state, request.runtime)
         system = [] if request.system_message is None else [request.system_message]
         trimmer = self._trimmer(request)
         prompt = {**state, **update, "messages": [*system, *request.messages]}
@@ -183,8 +176,7 @@ class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
         return request.override(messages=view[len(system) :]), update
 
     def _learned(self, state: Mapping[str, Any], runtime: Runtime[Any]) -> Body[Update]:
-        cursor = self._recall.cursor(_visit(self._recall, state, runtime), _PROMPT)
-        beside = cursor.get("beside", 0)
+        beside: int = (state.get("memory") or {}).get(_PROMPT, {}).get("beside", 0)
         if self._summarizers[0] != beside:
             self._summarizers = (beside, self._summarizer(beside))
         return _each([*self._after, self._summarizers[1]], state, runtime)
@@ -215,14 +207,6 @@ def _each(
     for node in nodes:
         update |= yield from node.body(_visit(node, {**state, **update}, runtime))
     return update
-
-
-def _asked(messages: Sequence[Any]) -> str | None:
-    """Return the id of the latest message of a person."""
-    for i in range(len(messages) - 1, -1, -1):
-        if said_by_person(messages[i]):
-            return id_of(messages, i)
-    return None
 
 
 def _schemas(response_format: Any) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.store.base import BaseStore
 
@@ -37,10 +36,10 @@ Update: TypeAlias = dict[str, Any]
 # LangGraph hands every node a function to read channels under this key; it is the one way for a
 # node to learn which channels its graph has. tests/contract holds it to that.
 READ_CHANNEL = "__pregel_read"
+# The functional API has a channel of this name, and none that a node could declare.
+_PREVIOUS = "__previous__"
 # And the checkpointer, where it has one, under this.
 CHECKPOINTER = "__pregel_checkpointer"
-# And this channel is there in functions under `@entrypoint`, and in no graph.
-PREVIOUS = "__previous__"
 READERS = ("extract", "record")
 """The entries of nodes that read a message once: until then it must stay in the history."""
 
@@ -215,15 +214,6 @@ def _ends_a_look(like: Any) -> bool:
     return isinstance(like, HumanMessage) or not isinstance(like, BaseMessage)
 
 
-def _is_function(read: Callable[[str, bool], Any]) -> bool:
-    """Return whether an `@entrypoint` runs, which has no state but what it carries along itself."""
-    try:
-        read(PREVIOUS, False)
-    except KeyError:
-        return False
-    return True
-
-
 def utc_now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)
@@ -265,7 +255,7 @@ class MemoryNode(Runnable[Any, Update]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **_: Any) -> Update:  # noqa: A002 - Runnable's name
         """Return the update for a state."""
-        return run(self.body(self._visit(input, config)))
+        return run(self.body(self.visit(input, config)))
 
     async def ainvoke(
         self,
@@ -274,26 +264,27 @@ class MemoryNode(Runnable[Any, Update]):
         **_: Any,
     ) -> Update:
         """Return the update for a state, without blocking the event loop."""
-        return await arun(self.body(self._visit(input, config)))
+        return await arun(self.body(self.visit(input, config)))
 
-    def _visit(self, state: Any, config: RunnableConfig | None) -> Visit:
-        config = config or ensure_config()  # of the function that calls it, as in any Runnable
+    def visit(self, state: Any, config: RunnableConfig | None) -> Visit:
+        """Return what the body sees of a call: the graph around it gives store and stream."""
+        config = ensure_config(config)
         configurable = config.get("configurable") or {}
         in_graph = READ_CHANNEL in configurable
-        if in_graph and not _is_function(configurable[READ_CHANNEL]):
+        if in_graph:
             self._check_channels(configurable[READ_CHANNEL])
         return Visit(state, config, get_runtime() if in_graph else None, self.name or "")
 
     def _check_channels(self, read: Callable[[str, bool], Any]) -> None:
+        if _has_channel(read, _PREVIOUS):
+            return
         for key in (self.messages_key, *self.writes):
-            try:
-                read(key, False)
-            except KeyError:
+            if not _has_channel(read, key):
                 raise ConfigError(
                     f"{self.name} uses the state key {key!r}, which this graph's state does not "
                     "declare, so that LangGraph would drop what is written there. Let the state "
                     "extend memkit.MemoryState, or give the node the name of your key."
-                ) from None
+                )
 
     def messages(self, visit: Visit) -> Sequence[BaseMessage]:
         """Return the messages of the state; what stands for one becomes one.
@@ -367,3 +358,11 @@ class MemoryNode(Runnable[Any, Update]):
         """
         writes = self.cursor(visit, entry).get("writes", 0) + 1
         return {self.memory_key: {**self.cursors(visit), entry: {**values, "writes": writes}}}
+
+
+def _has_channel(read: Callable[[str, bool], Any], key: str) -> bool:
+    try:
+        read(key, False)
+    except KeyError:
+        return False
+    return True

@@ -19,7 +19,7 @@ from memkit.errors import ConfigError, kind_of
 from memkit.events import RecallEvent
 from memkit.facts import StalenessPolicy
 from memkit.facts.model import to_utc
-from memkit.messages import id_of, position_of, text_of, turn_start_at
+from memkit.messages import digest, id_of, position_of, text_of, turn_start_at
 from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE, check_namespace
 from memkit.nodes.base import MemoryNode, Update, Visit, check_count, check_type, said_by_person
 from memkit.ranking import Candidate, distinct, ranked
@@ -82,16 +82,19 @@ class MemoryRecall(MemoryNode):
         reranker: A cross-encoder or a model behind LangChain's interface, which puts the best twice
             `limit` memories into a better order. Where it fails they keep theirs.
         policy: Sets `freshness`; StaleFactCheck may judge again with its own.
+        once_per_turn: Search only if there is a new human message, so that the steps of a tool loop
+            share what was found.
         include_expired: Also return expired and superseded facts; what was taken back never.
         output_key: The state key to write.
         summary_key: The state key of the running summary, if the state has one.
         kwargs: See MemoryNode.
 
     State:
-        Reads messages, summary, memory; writes `recalled`.
+        Reads messages, summary, memory; writes `recalled`, and `memory["recall"]` if it is to
+        search once per turn.
 
     Events:
-        RecallEvent on every visit, FailedEvent when the reranker failed (memkit.events).
+        RecallEvent on every search, FailedEvent when the reranker failed (memkit.events).
 
     Cost:
         One `batch` of the store with one search per source and per pinned attribute, and with both
@@ -117,6 +120,7 @@ class MemoryRecall(MemoryNode):
         ranking: TurnRanking | None = None,
         reranker: BaseDocumentCompressor | None = None,
         policy: StalenessPolicy | None = None,
+        once_per_turn: bool = False,
         include_expired: bool = False,
         output_key: str = "recalled",
         summary_key: str = "summary",
@@ -150,6 +154,8 @@ class MemoryRecall(MemoryNode):
         self._known_speakers: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
         self.policy = StalenessPolicy() if policy is None else policy
         check_type("policy", self.policy, StalenessPolicy)
+        check_type("once_per_turn", once_per_turn, bool)
+        self.once_per_turn = once_per_turn
         self.include_expired = include_expired
         self.output_key = output_key
         self.summary_key = summary_key
@@ -157,12 +163,28 @@ class MemoryRecall(MemoryNode):
     @property
     def writes(self) -> tuple[str, ...]:
         """The state keys this node writes."""
-        return (self.output_key,)
+        return (self.output_key, *((self.memory_key,) if self.once_per_turn else ()))
 
     def body(self, visit: Visit) -> Body[Update]:
+        """Search for what the latest turn is about, unless that was done."""
+        messages = self.messages(visit)
+        if not self.once_per_turn:
+            return (yield from self._search(visit, messages))
+        latest = next((n for n in reversed(range(len(messages))) if said_by_person(messages[n])), 0)
+        entry = (
+            {"for": id_of(messages, latest), "digest": digest(messages[latest])} if messages else {}
+        )
+        before = self.cursor(visit, "recall")
+        if entry and entry == {key: before.get(key) for key in entry}:
+            return {}
+        return {
+            **(yield from self._search(visit, messages)),
+            **self.with_cursor(visit, "recall", entry),
+        }
+
+    def _search(self, visit: Visit, messages: Sequence[BaseMessage]) -> Body[Update]:
         """Search each source in one round trip, and choose from what it finds."""
         began = time.perf_counter()
-        messages = self.messages(visit)
         asked = list(islice(filter(said_by_person, reversed(messages)), self.window))
         # What is searched for may go to an embedder outside.
         query = redacted("\n".join(filter(None, (text_of(m).strip() for m in asked)))).strip()

@@ -2,7 +2,7 @@
 
 import operator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
@@ -11,7 +11,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import Command
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -251,18 +250,6 @@ def test_add_memory_never_lets_the_view_become_the_history(how: str) -> None:
     assert [m.type for m in values["messages"]] == ["human", "ai"] * 12
     facts = store.search(("users", "ann@example%2Ecom", "facts"), limit=100)
     assert len(facts) == 24
-
-
-def test_add_memory_refuses_a_jump_past_it() -> None:
-    def jump(state: Plain) -> Command[Literal["respond"]]:
-        return Command(goto="respond")
-
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(Plain)
-    builder.add_node("jump", jump)
-    builder.add_node("respond", lambda state: state)
-    builder.add_edge(START, "jump")
-    with pytest.raises(ConfigError, match="memory_recall"):
-        add_memory(builder, around="respond", budget=BUDGET)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,454 @@
+"""add_memory around every kind of node and way into it; each on sync and async."""
+
+import asyncio
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import pytest
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
+from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.managed import RemainingSteps
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from memkit import ContextBudget, add_memory
+from memkit.errors import ConfigError
+from tests.graphs import BUDGET, config
+
+FACTS = ("users", "ann@example%2Ecom", "facts")
+FACT = "I live at 14 Linden Street in Leipzig."
+BEFORE = ["memory_recall", "memory_verify", "memory_summarize", "memory_trim"]
+Build = StateGraph[Any, Any, Any, Any]
+MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+
+def seen_by(views: list[list[AnyMessage]]) -> Any:
+    """A node that keeps what it was served."""
+
+    def respond(state: Any) -> dict[str, Any]:
+        messages = state["messages"] if isinstance(state, dict) else state.messages
+        views.append(list(messages))
+        return {"messages": [AIMessage("Noted.")]}
+
+    return respond
+
+
+def run(graph: Any, given: Any, where: Any, asynchronous: bool) -> Any:
+    return asyncio.run(graph.ainvoke(given, where)) if asynchronous else graph.invoke(given, where)
+
+
+def say(text: str) -> dict[str, Any]:
+    return {"messages": [HumanMessage(text)]}
+
+
+def steps(graph: Any, given: Any, where: Any, asynchronous: bool) -> list[str]:
+    """Run a graph and return the names of its nodes in the order of their updates."""
+
+    async def collect() -> list[Any]:
+        return [u async for u in graph.astream(given, where, stream_mode="updates")]
+
+    updates = (
+        asyncio.run(collect())
+        if asynchronous
+        else list(graph.stream(given, where, stream_mode="updates"))
+    )
+    return [name for update in updates for name in update]
+
+
+def check(build: Build, views: Sequence[Sequence[AnyMessage]], asynchronous: bool) -> Any:
+    """Two tickets: on the second, a new thread, the node sees the fact of the first, once each."""
+    add_memory(build, around="respond", budget=ContextBudget(400))
+    store = InMemoryStore()
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+    ran = steps(graph, say(FACT), config("first"), asynchronous)
+    assert [name for name in ran if name in {*BEFORE, "respond"}] == [*BEFORE, "respond"]
+    assert "memory_remember" in ran
+    run(graph, say("Where do I live?"), config("second"), asynchronous)
+    assert len(views) == 2
+    assert FACT in str(views[-1][0].content)
+    assert [item.value["text"] for item in store.search(FACTS)] == [FACT]
+    return graph
+
+
+def started(state: Any = MessagesState) -> Build:
+    build: Build = StateGraph(state)
+    build.add_edge(START, "respond")
+    return build
+
+
+def by_entry(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    build.add_node("respond", respond)
+    build.set_entry_point("respond")
+    build.set_finish_point("respond")
+    return build
+
+
+def by_conditional_entry(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    build.add_node("respond", respond)
+    build.set_conditional_entry_point(lambda state: "respond")
+    return build
+
+
+def by_sequence(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    build.add_sequence([("load", lambda state: {}), ("respond", respond), ("end", lambda s: {})])
+    build.add_edge(START, "load")
+    return build
+
+
+def by_waiting_edge(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    for name in ("a", "b"):
+        build.add_node(name, lambda state: {})
+        build.add_edge(START, name)
+    build.add_node("respond", respond)
+    build.add_edge(["a", "b"], "respond")
+    build.add_edge(["respond"], END)
+    return build
+
+
+def by_path_without_a_map(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    build.add_node("load", lambda state: {})
+    build.add_node("other", lambda state: {})
+    build.add_node("respond", respond)
+    build.add_edge(START, "load")
+    build.add_conditional_edges("load", lambda state: ["respond", "other"])
+    return build
+
+
+def by_declared_command(respond: Any) -> Build:
+    def load(state: MessagesState) -> Command[Literal["respond"]]:
+        return Command(goto="respond")
+
+    build: Build = StateGraph(MessagesState)
+    build.add_node("load", load)
+    build.add_node("respond", respond)
+    build.add_edge(START, "load")
+    return build
+
+
+def by_command(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    build.add_node("load", lambda state: [Command(goto=["respond"])])
+    build.add_node("respond", respond)
+    build.add_edge(START, "load")
+    return build
+
+
+def by_command_of_a_subgraph(respond: Any) -> Build:
+    inner: Build = StateGraph(MessagesState)
+    inner.add_node("hand", lambda state: Command(goto="respond", graph=Command.PARENT))
+    inner.add_edge(START, "hand")
+    build: Build = StateGraph(MessagesState)
+    build.add_node("load", inner.compile(), destinations={"respond": "handed over"})
+    build.add_node("respond", respond)
+    build.add_edge(START, "load")
+    return build
+
+
+def deferred(respond: Any) -> Build:
+    build: Build = StateGraph(MessagesState)
+    for name in ("short", "long", "longer"):
+        build.add_node(name, lambda state: {})
+    build.add_node("respond", respond, defer=True)
+    build.add_edge(START, "short")
+    build.add_edge(START, "long")
+    build.add_edge("long", "longer")
+    build.add_edge("short", "respond")
+    build.add_edge("longer", "respond")
+    return build
+
+
+def retried(respond: Any) -> Build:
+    tries: list[Any] = []
+
+    def failing(state: MessagesState) -> Any:
+        tries.append(state)
+        if len(tries) % 2:
+            raise ConnectionError
+        return respond(state)
+
+    build = started()
+    policy = RetryPolicy(max_attempts=2, initial_interval=0.001, jitter=False)
+    build.add_node("respond", failing, retry_policy=policy)
+    return build
+
+
+def with_input_schema(respond: Any) -> Build:
+    class Narrow(TypedDict):
+        messages: Annotated[list[AnyMessage], add_messages]
+
+    class Wide(Narrow):
+        remaining_steps: RemainingSteps
+        tickets: Annotated[list[str], operator.add]
+
+    build = started(Wide)
+    build.add_node("respond", respond, input_schema=Narrow)
+    return build
+
+
+def a_runnable(respond: Any) -> Build:
+    build = started()
+    build.add_node("respond", RunnableLambda(respond) | RunnableLambda(lambda update: update))
+    return build
+
+
+def a_subgraph(respond: Any) -> Build:
+    inner: Build = StateGraph(MessagesState)
+    inner.add_node("inner", respond)
+    inner.add_edge(START, "inner")
+    build = started()
+    build.add_node("respond", inner.compile())
+    return build
+
+
+@dataclass
+class Data:
+    messages: Annotated[list[AnyMessage], add_messages] = field(default_factory=list)
+
+
+class Model(BaseModel):
+    messages: Annotated[list[AnyMessage], add_messages] = Field(default_factory=list)
+
+
+def in_a_dataclass(respond: Any) -> Build:
+    build = started(Data)
+    build.add_node("respond", respond)
+    build.add_conditional_edges(
+        "respond", lambda state: "end" if state.messages else "", {"end": END}
+    )
+    return build
+
+
+def in_a_model(respond: Any) -> Build:
+    build = started(Model)
+    build.add_node("respond", respond)
+    build.add_conditional_edges(
+        "respond", lambda state: "end" if state.messages else "", {"end": END}
+    )
+    return build
+
+
+@MODES
+@pytest.mark.parametrize(
+    "wired",
+    [
+        by_entry,
+        by_conditional_entry,
+        by_sequence,
+        by_waiting_edge,
+        by_path_without_a_map,
+        by_declared_command,
+        by_command,
+        by_command_of_a_subgraph,
+        deferred,
+        retried,
+        with_input_schema,
+        a_runnable,
+        a_subgraph,
+        in_a_dataclass,
+        in_a_model,
+    ],
+)
+def test_every_way_into_a_node_goes_through_memory(wired: Any, asynchronous: bool) -> None:
+    views: list[list[AnyMessage]] = []
+    check(wired(seen_by(views)), views, asynchronous)
+
+
+@pytest.mark.parametrize("wired", [by_entry, by_declared_command, by_command_of_a_subgraph])
+def test_the_drawing_shows_memory(wired: Any) -> None:
+    build = wired(seen_by([]))
+    add_memory(build, around="respond", budget=BUDGET)
+    drawn = build.compile().get_graph().draw_mermaid()
+    for start, end in [("memory_recall", "memory_verify"), ("memory_trim", "respond")]:
+        assert f"{start} --> {end}" in drawn
+    assert "respond --> memory_remember" in drawn
+    into = [line for line in drawn.splitlines() if line.strip().endswith("> respond;")]
+    assert [line.split()[0] for line in into] == ["memory_trim"]
+
+
+def test_a_subgraph_that_is_wrapped_is_still_found() -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(interrupt("May I?"))]}
+
+    build = a_subgraph(ask)
+    add_memory(build, around="respond", budget=BUDGET)
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    assert [name for name, _ in graph.get_subgraphs()] == ["respond"]
+    graph.invoke(say(FACT), config("t"))
+    (task,) = graph.get_state(config("t"), subgraphs=True).tasks
+    assert task.state.next == ("inner",)  # type: ignore[union-attr]
+    assert graph.invoke(Command(resume="yes"), config("t"))["messages"][-1].content == "yes"
+
+
+def test_an_async_node_keeps_its_time_limit_and_a_sync_one_is_refused() -> None:
+    async def respond(state: MessagesState) -> Any:
+        return seen_by(views)(state)
+
+    views: list[list[AnyMessage]] = []
+    build = started()
+    build.add_node("respond", respond, timeout=5.0)
+    check(build, views, asynchronous=True)
+    build = started()
+    build.add_node("respond", seen_by(views), timeout=5.0)
+    add_memory(build, around="respond", budget=BUDGET)
+    with pytest.raises(ValueError, match="only supported for async"):
+        build.compile()
+
+
+@MODES
+def test_a_tool_loop_searches_once_per_human_message(asynchronous: bool) -> None:
+    searches: list[Any] = []
+
+    class Counting(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            ops = list(ops)
+            searches.extend(op.query for op in ops if getattr(op, "query", None))
+            return super().batch(ops)
+
+        async def abatch(self, ops: Any) -> Any:
+            return self.batch(ops)
+
+    views: list[list[AnyMessage]] = []
+
+    def respond(state: MessagesState) -> dict[str, Any]:
+        views.append(list(state["messages"]))
+        done = sum(m.type == "tool" for m in state["messages"])
+        if done % 3 == 0 and state["messages"][-1].type == "tool":
+            return {"messages": [AIMessage("Done.")]}
+        call = {"name": "look", "args": {}, "id": f"c{len(views)}"}
+        return {"messages": [AIMessage("", tool_calls=[call])]}
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        (call,) = state["messages"][-1].tool_calls  # type: ignore[union-attr]
+        return {"messages": [ToolMessage("42", tool_call_id=call["id"])]}
+
+    def route(state: MessagesState) -> str:
+        return "tools" if getattr(state["messages"][-1], "tool_calls", None) else END
+
+    build = started()
+    build.add_node("respond", respond)
+    build.add_node("tools", tools)
+    build.add_conditional_edges("respond", route)
+    build.add_edge("tools", "respond")
+    add_memory(build, around="respond", budget=ContextBudget(500))
+    graph = build.compile(checkpointer=InMemorySaver(), store=Counting())
+    run(graph, say("Where do I live?"), config("t"), asynchronous)
+    assert searches == ["Where do I live?"]
+    assert [view[-1].type for view in views] == ["human", "tool", "tool", "tool"]
+    run(graph, say("And what do I drink?"), config("t"), asynchronous)
+    assert searches == ["Where do I live?", "And what do I drink?"]
+
+
+@MODES
+def test_a_jump_to_itself_goes_through_memory(asynchronous: bool) -> None:
+    def respond(state: MessagesState) -> Any:
+        reply = {"messages": [AIMessage("Noted.")]}
+        return Command(goto="respond", update=reply) if len(state["messages"]) < 3 else reply
+
+    build = started()
+    build.add_node("respond", respond)
+    add_memory(build, around="respond", budget=BUDGET)
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    ran = steps(graph, say("Hello"), config("t"), asynchronous)
+    assert ran.count("respond") == 3
+    assert ran.count("memory_trim") == 3
+
+
+@MODES
+def test_a_send_is_served_a_view_of_what_it_carries(asynchronous: bool) -> None:
+    views: list[Any] = []
+
+    def respond(state: Any) -> dict[str, Any]:
+        views.append(state)
+        return {"messages": [AIMessage("Noted.")]}
+
+    def fan_out(state: MessagesState) -> list[Send]:
+        long = [AIMessage(f"On lunch number {n} we agreed.", id=f"l{n}") for n in range(60)]
+        return [
+            Send("respond", {"messages": [*long, HumanMessage("Where do I live?")], "n": 1}),
+            Send("respond", {"messages": [("user", "Linden or Harbour?")], "n": 2}),
+            Send("respond", "what it is"),
+        ]
+
+    build: Build = StateGraph(MessagesState)
+    build.add_node("respond", respond)
+    build.add_conditional_edges(START, fan_out, ["respond"])
+    budget = ContextBudget(300)
+    add_memory(build, around="respond", budget=budget)
+    store = InMemoryStore()
+    store.put(FACTS, "f", {"text": FACT, "kind": "address", "status": "current"})
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+    ran = steps(graph, say("I have three cats."), config("t"), asynchronous)
+    assert ran.count("respond") == 3
+    assert ran.count("memory_remember") == 1
+    (first,), (second,) = (
+        [v for v in views if isinstance(v, dict) and v["n"] == n] for n in (1, 2)
+    )
+    assert budget.count(first["messages"]) <= 300
+    for state in (first, second):
+        assert any(FACT in str(m.content) for m in state["messages"])
+    assert "what it is" in views
+    # What stands in the thread is extracted once; what a Send alone carries was not said in it.
+    assert len(store.search(FACTS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (lambda b: b.compile(), "before compile"),
+        (lambda b: b.add_node("memory_trim", lambda s: s), "wired twice"),
+        (lambda b: b.set_node_defaults(cache_policy=CachePolicy()), "set_node_defaults"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_a_clear_error(wrong: Any, match: str) -> None:
+    build = by_entry(seen_by([]))
+    changed = wrong(build)
+    edges = set(build.edges)
+    with pytest.raises(ConfigError, match=match):
+        add_memory(build if changed is None else changed, around="respond", budget=BUDGET)
+    assert build.edges == edges
+
+
+def test_a_node_that_reads_no_messages_is_an_error() -> None:
+    class Ticket(TypedDict):
+        ticket: str
+
+    class State(MessagesState):
+        ticket: str
+
+    build = started(State)
+    build.add_node("respond", lambda state: {}, input_schema=Ticket)
+    with pytest.raises(ConfigError, match="'respond' has no key 'messages' in its schema Ticket"):
+        add_memory(build, around="respond", budget=BUDGET)
+    build = started(Ticket)
+    build.add_node("respond", lambda state: {})
+    with pytest.raises(ConfigError, match="the state has no key 'messages'"):
+        add_memory(build, around="respond", budget=BUDGET)
+
+
+def test_a_cached_answer_would_be_anothers() -> None:
+    build = started()
+    build.add_node("respond", seen_by([]), cache_policy=CachePolicy())
+    with pytest.raises(ConfigError, match="key_func"):
+        add_memory(build, around="respond", budget=BUDGET)
+    views: list[list[AnyMessage]] = []
+    build = started()
+    policy: Any = CachePolicy(key_func=lambda state: str(state["messages"][-1].content))
+    build.add_node("respond", seen_by(views), cache_policy=policy)
+    add_memory(build, around="respond", budget=BUDGET)
+    graph = build.compile(store=InMemoryStore(), cache=InMemoryCache())
+    for thread in ("t", "u"):
+        graph.invoke(say("Hello"), config(thread))
+    assert len(views) == 1
