@@ -15,7 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.managed import RemainingSteps
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send, StreamWriter, interrupt
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -364,6 +364,33 @@ def test_a_jump_to_itself_goes_through_memory(asynchronous: bool) -> None:
     ran = steps(graph, say("Hello"), config("t"), asynchronous)
     assert ran.count("respond") == 3
     assert ran.count("memory_trim") == 3
+
+
+@MODES
+def test_a_tool_loop_of_commands(asynchronous: bool) -> None:
+    def respond(state: MessagesState, writer: StreamWriter) -> Command[Literal["tools", "__end__"]]:
+        writer({"served": len(state["messages"])})
+        if state["messages"][-1].type == "tool":
+            return Command(goto="__end__", update={"messages": [AIMessage("Done.")]})
+        call = {"name": "look", "args": {}, "id": "c"}
+        return Command(goto="tools", update={"messages": [AIMessage("", tool_calls=[call])]})
+
+    def tools(state: MessagesState) -> Command[Literal["respond"]]:
+        result = ToolMessage("42", tool_call_id="c")
+        return Command(goto="respond", update={"messages": [result]})
+
+    build = started()
+    build.add_node("respond", respond)
+    build.add_node("tools", tools)
+    add_memory(build, around="respond", budget=BUDGET, record_turns=True)
+    store = InMemoryStore()
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+    ran = steps(graph, say(FACT), config("t"), asynchronous)
+    assert ran.count("respond") == ran.count("memory_trim") == 2
+    messages = graph.get_state(config("t")).values["messages"]
+    assert [m.type for m in messages] == ["human", "ai", "tool", "ai"]
+    assert len(store.search(FACTS)) == 1
+    assert len(store.search(("users", "ann@example%2Ecom", "turns"))) == 2
 
 
 @MODES

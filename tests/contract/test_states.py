@@ -150,7 +150,10 @@ def test_a_budget_smaller_than_the_system_message_is_a_clear_error() -> None:
         one_node(TokenTrimmer(BUDGET)).invoke({"messages": messages}, config("t"))
 
 
-@pytest.mark.parametrize("arguments", [{"limit": 0}, {"sources": ()}, {"namespace": "users"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"limit": 0}, {"sources": ()}, {"namespace": "users"}, {"once_per_turn": "yes"}],
+)
 def test_bad_arguments_fail_when_the_node_is_built(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MemoryRecall(**arguments)
