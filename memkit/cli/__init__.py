@@ -1,6 +1,5 @@
 """The command `memkit`: a thin shell over the package."""
 
-import argparse
 import io
 import logging
 import os
@@ -9,13 +8,26 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
+
+import typer
+from typer.exceptions import TyperException
 
 from memkit.cli import checkpoints, facts, store
+from memkit.cli.options import Dsn, Json, spread
+from memkit.cli.output import emit, table, visible
 from memkit.errors import ConfigError, MemkitError
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # what shells report for SIGINT
 _PICTURE_WIDTH = 100
+_RESUMABLE = {
+    ("store", "import"),
+    ("store", "reembed"),
+    ("checkpoints", "prune"),
+    ("checkpoints", "copy"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,33 +35,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A wrong command line ends the process with code 2, as argparse does it.
     """
-    arguments = _parser().parse_args(argv)
+    words = spread(list(sys.argv[1:] if argv is None else argv))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without some character shows "?"
     logging.basicConfig(level=logging.WARNING, format="memkit: %(levelname)s: %(message)s")
     # What goes wrong with a connection comes up as an error here; the driver need not tell it too.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     try:
-        return int(arguments.run(arguments))
+        code: Any = typer.main.get_command(app).main(
+            words, prog_name="memkit", standalone_mode=False
+        )
+        return int(code or 0)
+    except typer.Abort:
+        return _interrupted(words)
+    except TyperException as error:
+        cast("Any", error).show()
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         # `memkit demo | head`: nobody reads any more, and the interpreter must not complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_FAILED
     except KeyboardInterrupt:
-        return _interrupted(arguments)
+        return _interrupted(words)
     except Exception as error:
         if _follows_interrupt(error):
-            return _interrupted(arguments)
+            return _interrupted(words)
         if not isinstance(error, _expected_errors()):
             raise
         detail = " ".join(str(error).split()) or type(error).__name__
-        print(f"memkit: error: {detail}", file=sys.stderr)
+        print(f"memkit: error: {visible(detail)}", file=sys.stderr)
         return _EXIT_FAILED
 
 
-def _interrupted(arguments: argparse.Namespace) -> int:
+def _interrupted(words: Sequence[str]) -> int:
     told = "; nothing is lost, the same command goes on from here"
-    resumable = getattr(arguments, "resumable", False)
+    resumable = tuple(words[:2]) in _RESUMABLE or words[0] == "demo"
     print(f"\nmemkit: interrupted{told if resumable else ''}", file=sys.stderr)
     return _EXIT_INTERRUPTED
 
@@ -82,72 +102,114 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="memkit", description="Memory for LangGraph agents.")
-    parser.add_argument("--version", action="version", version=f"memkit {version('memkit')}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    demo = commands.add_parser(
-        "demo",
-        help="replay conversations through a graph that remembers, then ask about them",
-        description="Replay conversations session by session through a graph with every node of "
-        "memkit, then ask questions whose answers were said sessions ago. Needs no key and no "
-        "server. Stopped at any moment, the same command goes on.",
-    )
-    demo.add_argument(
-        "--data", metavar="FILE", help="conversations in LoCoMo's form; default: a support story"
-    )
-    demo.add_argument(
-        "--data-dir", metavar="DIR", help="where everything is kept; default: your data directory"
-    )
-    demo.add_argument(
-        "--limit", metavar="N", type=_positive, help="only the first N conversations of FILE"
-    )
-    demo.add_argument(
-        "--max-tokens", metavar="N", type=_positive, help="the budget of a model call; default: 800"
-    )
-    demo.add_argument("--model", metavar="NAME", help="chat model; default with a key: gpt-4o-mini")
-    demo.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server")
-    demo.add_argument("--gguf", metavar="PATH", help="a model that llama.cpp runs in this process")
-    demo.add_argument(
-        "--no-model", action="store_true", help="no model, even if OPENAI_API_KEY is set"
-    )
-    demo.add_argument(
-        "--fresh", action="store_true", help="forget these conversations first and start over"
-    )
-    demo.add_argument("--yes", action="store_true", help="do not ask before --fresh deletes")
-    demo.add_argument("--export-svg", metavar="PATH", help="save an excerpt as a picture")
-    demo.set_defaults(run=_demo, resumable=True)
-
-    setup = commands.add_parser("setup", help="create or migrate the tables of the store")
-    setup.add_argument("--dsn", required=True, help="postgresql://user:password@host/database")
-    setup.add_argument(
-        "--distributed", action="store_true", help="distribute the tables by tenant (Citus)"
-    )
-    setup.add_argument(
-        "--row-level-security",
-        action="store_true",
-        help="hide every tenant that a connection has not named",
-    )
-    setup.set_defaults(run=_setup)
-
-    facts.add_commands(commands)
-    store.add_commands(commands)
-    checkpoints.add_commands(commands)
-
-    doctor = commands.add_parser("doctor", help="check that everything runs on this machine")
-    doctor.set_defaults(run=_doctor)
-    return parser
+app = typer.Typer(
+    help="Memory for LangGraph agents.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # so that --help needs no rich
+    pretty_exceptions_enable=False,
+)
+app.add_typer(facts.app, name="facts")
+app.add_typer(store.app, name="store")
+app.add_typer(checkpoints.app, name="checkpoints")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"memkit {version('memkit')}")
+        raise typer.Exit
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say it, and stop")
+    ] = False,
+) -> None:
+    """Memory for LangGraph agents."""
+
+
+@app.command(
+    "demo",
+    short_help="replay conversations through a graph that remembers, then ask about them",
+    epilog="example: memkit demo --no-model",
+)
+def demo(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="conversations in LoCoMo's form; default: a support story"
+        ),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="where everything is kept; default: your data directory"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="only the first N conversations of FILE"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="the budget of a model call; default: 800"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="chat model; default with a key: gpt-4o-mini"),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="an OpenAI-compatible server")
+    ] = None,
+    gguf: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="a model that llama.cpp runs in this process"),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="no model, even if OPENAI_API_KEY is set")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="forget these conversations first and start over")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before --fresh deletes")] = False,
+    export_svg: Annotated[
+        str | None, typer.Option(metavar="PATH", help="save an excerpt as a picture")
+    ] = None,
+) -> int:
+    """Replay conversations session by session through a graph with every node of memkit.
+
+    Then ask questions whose answers were said sessions ago. Needs no key and no server. Stopped at
+    any moment, the same command goes on.
+    """
+    return _demo(SimpleNamespace(**locals()))
+
+
+@app.command(
+    "setup",
+    short_help="create or migrate the tables of the store",
+    epilog="example: memkit setup --dsn postgresql://user:password@host/database",
+)
+def setup(
+    dsn: Annotated[str, typer.Option(help="postgresql://user:password@host/database")],
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="distribute the tables by tenant (Citus)")
+    ] = False,
+    row_level_security: Annotated[
+        bool,
+        typer.Option(
+            "--row-level-security", help="hide every tenant that a connection has not named"
+        ),
+    ] = False,
+) -> int:
+    """Create the tables of the store, or bring them to this version; any number of times."""
+    return _setup(SimpleNamespace(**locals()))
+
+
+@app.command("doctor", epilog="example: memkit doctor --dsn postgresql://localhost/app --json")
+def doctor(dsn: Dsn = None, json: Json = False) -> int:
+    """Check that everything runs on this machine, and with --dsn also a database of yours."""
+    return _doctor(SimpleNamespace(**locals()))
+
+
+def _demo(arguments: SimpleNamespace) -> int:
     _check_combination(arguments)
     from memkit.budget import ContextBudget
     from memkit.demo.conversations import load_locomo, load_story
@@ -202,7 +264,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_combination(arguments: argparse.Namespace) -> None:
+def _check_combination(arguments: SimpleNamespace) -> None:
     if arguments.no_model and (arguments.model or arguments.base_url or arguments.gguf):
         raise ConfigError("--no-model contradicts --model, --base-url and --gguf; give one of them")
     if arguments.data is None and arguments.limit is not None:
@@ -232,7 +294,7 @@ def _agrees(data_dir: Path, conversations: int) -> bool:
         return False
 
 
-def _setup(arguments: argparse.Namespace) -> int:
+def _setup(arguments: SimpleNamespace) -> int:
     from memkit.store import SemanticStore
 
     with SemanticStore.open(arguments.dsn, search_mode="text") as store:
@@ -244,15 +306,20 @@ def _setup(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_arguments: argparse.Namespace) -> int:
-    from memkit.cli.doctor import CHECKS
+def _doctor(arguments: SimpleNamespace) -> int:
+    from memkit.cli.doctor import CHECKS, store
 
-    failed = False
-    for name, check in CHECKS.items():
+    checks = dict(CHECKS)
+    if arguments.dsn is not None:
+        checks["store"] = lambda: store(arguments.dsn)
+    rows = []
+    for name, check in checks.items():
         try:
-            verdict, found = "ok", check()
+            rows.append((name, "ok", check()))
         except _expected_errors() as error:
-            verdict, found = "FAILED", " ".join(str(error).split())
-            failed = True
-        print(f"{name:<12} {verdict:<7} {found}")
-    return _EXIT_FAILED if failed else 0
+            rows.append((name, "FAILED", " ".join(str(error).split())))
+    if arguments.json:
+        emit([{"check": name, "verdict": verdict, "found": f} for name, verdict, f in rows])
+    else:
+        table(("check", "", "found"), rows)
+    return _EXIT_FAILED if any(verdict == "FAILED" for _, verdict, _ in rows) else 0

@@ -1,6 +1,5 @@
 """`memkit checkpoints`: what they take, removing what nobody needs, moving them."""
 
-import argparse
 import json
 import signal
 import sys
@@ -8,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from memkit.cli.options import Json, Yes, only_one
+from memkit.cli.output import visible
 from memkit.errors import ConfigError, CopyConflict, CopyFailed, PruneUnsafe
 
 if TYPE_CHECKING:
@@ -20,98 +23,119 @@ _SAVER = "postgresql://user:password@host/database of a PostgresSaver, or the fi
 _EXIT_REFUSED = 1
 
 
-def add_commands(commands: Any) -> None:
-    """Add `checkpoints` and what belongs to it to the parser of the command line."""
-    checkpoints = commands.add_parser(
-        "checkpoints", help="see, prune and move the checkpoints of a LangGraph saver"
-    )
-    actions = checkpoints.add_subparsers(required=True, metavar="action")
+app = typer.Typer(help="see, prune and move the checkpoints of a LangGraph saver")
 
-    report = actions.add_parser(
-        "report",
-        help="rows and bytes by table and thread, how they grow, and what they will take",
-        description="Say what checkpoints take, which threads are the largest, and how they grow "
-        "with their turns. With --users, --turns, --nodes and --days also what so many take, in "
-        "each durability mode, plain, trimmed and pruned.",
-        epilog="example: memkit checkpoints report app.sqlite --users 200 --turns 15 --nodes 6 "
-        "--days 90",
-    )
-    report.add_argument("saver", metavar="SAVER", help=_SAVER)
-    report.add_argument(
-        "--largest", metavar="N", type=int, default=10, help="threads to name; default: 10"
-    )
-    _add_threads(report)
-    for name in ("users", "turns", "nodes", "days"):
-        report.add_argument(f"--{name}", metavar="N", type=int)
-    report.add_argument("--json", action="store_true", help="for programs")
-    report.set_defaults(run=_report)
-
-    prune = actions.add_parser(
-        "prune",
-        help="remove checkpoints that nothing needs any more",
-        description="Remove what is beyond the last N checkpoints of its thread AND older AND has "
-        "the metadata AND belongs to a thread that takes more bytes, as far as each is asked for. "
-        "It works beside live traffic. Stopped at any moment, the same command goes on.",
-        epilog="example: memkit checkpoints prune postgresql://localhost/app --keep-last 5 "
-        "--older-than 30d --every 1h",
-    )
-    prune.add_argument("saver", metavar="SAVER", help=_SAVER)
-    prune.add_argument("--keep-last", metavar="N", type=int, help="per thread and namespace")
-    prune.add_argument("--older-than", metavar="AGE", help="30d, 12h, P1M")
-    prune.add_argument("--max-bytes", metavar="N", type=int, help="what a thread may take")
-    prune.add_argument(
-        "--thread-ttl", metavar="AGE", help="threads go entirely in which nothing was for so long"
-    )
-    prune.add_argument(
-        "--metadata", metavar="NAME=VALUE", nargs="+", help="what the metadata of what goes has"
-    )
-    prune.add_argument(
-        "--pinned", metavar="ID", nargs="+", default=[], help="checkpoints that stay"
-    )
-    _add_threads(prune)
-    prune.add_argument("--batch-rows", metavar="N", type=int, default=500, help="per transaction")
-    prune.add_argument(
-        "--rest",
-        metavar="TIMES",
-        type=float,
-        default=4.0,
-        help="how long to rest after each transaction, as a multiple of what it took; default: 4",
-    )
-    how = prune.add_mutually_exclusive_group()
-    how.add_argument("--dry-run", action="store_true", help="say what would go, and stop")
-    how.add_argument("--yes", action="store_true", help="do not ask")
-    how.add_argument(
-        "--every",
-        metavar="TIME",
-        help="prune again and again, so long after each round: 1h; of all processes that do so "
-        "one at a time does it",
-    )
-    prune.add_argument("--json", action="store_true", help="for programs; a line per round")
-    prune.set_defaults(run=_prune, resumable=True)
-
-    copy = actions.add_parser(
-        "copy",
-        help="copy threads to another saver, with their history, and compare",
-        description="Copy threads with all their checkpoints and writes, and compare every state. "
-        "SOURCE is only read, and what is in TARGET is never overwritten. Stopped at any moment, "
-        "the same command goes on.",
-        epilog="example: memkit checkpoints copy app.sqlite postgresql://localhost/app",
-    )
-    copy.add_argument("source", metavar="SOURCE", help=_SAVER)
-    copy.add_argument("target", metavar="TARGET", help="the same; its tables are made")
-    _add_threads(copy)
-    copy.add_argument("--dry-run", action="store_true", help="say what would be copied, and stop")
-    copy.add_argument("--json", action="store_true", help="for programs")
-    copy.set_defaults(run=_copy, resumable=True)
+Saver = Annotated[str, typer.Argument(metavar="SAVER", help=_SAVER)]
+Threads = Annotated[
+    list[str] | None, typer.Option("--thread", metavar="ID...", help="which; default: all")
+]
+Number = Annotated[int | None, typer.Option(metavar="N")]
 
 
-def _add_threads(parser: Any) -> None:
-    parser.add_argument(
-        "--thread", dest="threads", metavar="ID", nargs="+", help="which; default: all"
-    )
+@app.command(
+    "report",
+    short_help="rows and bytes by table and thread, how they grow, and what they will take",
+    epilog="example: memkit checkpoints report app.sqlite --users 200 --turns 15 --nodes 6 "
+    "--days 90",
+)
+def report(
+    saver: Saver,
+    largest: Annotated[int, typer.Option(metavar="N", help="threads to name")] = 10,
+    threads: Threads = None,
+    users: Number = None,
+    turns: Number = None,
+    nodes: Number = None,
+    days: Number = None,
+    json: Json = False,
+) -> int:
+    """Say what checkpoints take, which threads are the largest, and how they grow.
+
+    With --users, --turns, --nodes and --days also what so many take, in each durability mode,
+    plain, trimmed and pruned.
+    """
+    return _report(SimpleNamespace(**locals()))
 
 
-def _report(arguments: argparse.Namespace) -> int:
+@app.command(
+    "prune",
+    short_help="remove checkpoints that nothing needs any more",
+    epilog="example: memkit checkpoints prune postgresql://localhost/app --keep-last 5 "
+    "--older-than 30d --every 1h",
+)
+def prune(
+    saver: Saver,
+    keep_last: Annotated[
+        int | None, typer.Option(metavar="N", help="per thread and namespace")
+    ] = None,
+    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="30d, 12h, P1M")] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(metavar="N", help="what a thread may take")
+    ] = None,
+    thread_ttl: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="threads go entirely in which nothing was for so long"),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE...", help="what the metadata of what goes has"),
+    ] = None,
+    pinned: Annotated[
+        list[str] | None, typer.Option(metavar="ID...", help="checkpoints that stay")
+    ] = None,
+    threads: Threads = None,
+    batch_rows: Annotated[int, typer.Option(metavar="N", help="per transaction")] = 500,
+    rest: Annotated[
+        float,
+        typer.Option(
+            metavar="TIMES",
+            help="how long to rest after each transaction, as a multiple of what it took",
+        ),
+    ] = 4.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and stop")] = False,
+    yes: Yes = False,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="prune again and again, so long after each round: 1h; of all processes that do "
+            "so one at a time does it",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="for programs; a line per round")] = False,
+) -> int:
+    """Remove what is beyond the last N checkpoints AND older AND has the metadata, as asked for.
+
+    It works beside live traffic. Stopped at any moment, the same command goes on.
+    """
+    pinned = pinned or []
+    arguments = SimpleNamespace(**locals())
+    only_one(arguments, "dry_run", "yes", "every")
+    return _prune(arguments)
+
+
+@app.command(
+    "copy",
+    short_help="copy threads to another saver, with their history, and compare",
+    epilog="example: memkit checkpoints copy app.sqlite postgresql://localhost/app",
+)
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=_SAVER)],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="the same; its tables are made")],
+    threads: Threads = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be copied, and stop")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Copy threads with all their checkpoints and writes, and compare every state.
+
+    SOURCE is only read, and what is in TARGET is never overwritten. Stopped at any moment, the
+    same command goes on.
+    """
+    return _copy(SimpleNamespace(**locals()))
+
+
+def _report(arguments: SimpleNamespace) -> int:
     from memkit import checkpoints
 
     asked = {name: getattr(arguments, name) for name in ("users", "turns", "nodes", "days")}
@@ -125,13 +149,13 @@ def _report(arguments: argparse.Namespace) -> int:
         more = {} if estimate is None else {"estimate": estimate.as_dict()}
         print(json.dumps({**report.as_dict(), **more}))
         return 0
-    print(_plain(str(report)))
+    print(visible(report, lines=True))
     if estimate is not None:
         print(f"\n{estimate}")
     return 0
 
 
-def _prune(arguments: argparse.Namespace) -> int:
+def _prune(arguments: SimpleNamespace) -> int:
     what: dict[str, Any] = {
         "keep_last": arguments.keep_last,
         "older_than": arguments.older_than,
@@ -151,7 +175,7 @@ def _prune(arguments: argparse.Namespace) -> int:
             return _told(report, arguments)
         if not sys.stdin.isatty():
             raise ConfigError("say --yes to remove, or --dry-run to see what would go")
-        print(_plain(str(report)), file=sys.stderr)
+        print(visible(report, lines=True), file=sys.stderr)
         if input("remove these? [y/N] ").strip().lower() not in {"y", "yes"}:
             print("nothing was removed", file=sys.stderr)
             return 0
@@ -171,13 +195,13 @@ def _pruned(address: str, what: dict[str, Any]) -> "PruneReport":
             return report
 
 
-def _told(report: "PruneReport", arguments: argparse.Namespace) -> int:
-    text = json.dumps(report.as_dict()) if arguments.json else _plain(str(report))
+def _told(report: "PruneReport", arguments: SimpleNamespace) -> int:
+    text = json.dumps(report.as_dict()) if arguments.json else visible(report, lines=True)
     print(text, flush=True)
     return _EXIT_REFUSED if report.refused else 0
 
 
-def _prune_every(arguments: argparse.Namespace, what: dict[str, Any]) -> int:
+def _prune_every(arguments: SimpleNamespace, what: dict[str, Any]) -> int:
     from memkit.checkpoints.schedule import FileTurn, PostgresTurn, Turn, prune_every
 
     address = arguments.saver
@@ -200,7 +224,7 @@ def _ended(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _copy(arguments: argparse.Namespace) -> int:
+def _copy(arguments: SimpleNamespace) -> int:
     from memkit import checkpoints
 
     if arguments.source == arguments.target:
@@ -217,7 +241,7 @@ def _copy(arguments: argparse.Namespace) -> int:
             if getattr(error, "report", None) is None:
                 raise
             report = error.report
-    print(json.dumps(report.as_dict()) if arguments.json else _plain(str(report)))
+    print(json.dumps(report.as_dict()) if arguments.json else visible(report, lines=True))
     return _EXIT_REFUSED if report.refused else 0
 
 
@@ -289,10 +313,3 @@ def _metadata(pairs: list[str] | None) -> dict[str, Any] | None:
         except ValueError:
             found[name] = value
     return found
-
-
-def _plain(text: str) -> str:
-    """Return a text without what would steer a terminal: ids come from whoever began a thread."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text
-    )

@@ -71,6 +71,14 @@ def postgres() -> str:
     return f"PostgreSQL {row[0]}, pgvector {row[1]}"
 
 
+def store(dsn: str) -> str:
+    """Return what a database of the user holds; pending migrations are named in the error."""
+    from memkit.store.stats import store_stats
+
+    stats = store_stats(dsn)
+    return f"migrated; {stats.items:,} items of {stats.tenants:,} tenants"
+
+
 CHECKS: Mapping[str, Callable[[], str]] = {
     "python": lambda: f"{platform.python_version()} on {platform.platform()}",
     "packages": packages,

@@ -1,6 +1,5 @@
 """`memkit facts`: keep a person's facts few, and see what is wrong with them."""
 
-import argparse
 import itertools
 import json
 import sys
@@ -8,13 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import typer
+
+from memkit.cli.options import Dsn, Json, Yes
+from memkit.cli.output import agrees, emit, say, table, visible
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from memkit.factbook import FactBook
     from memkit.facts import Consolidation, Fact
     from memkit.store import SemanticStore
 
@@ -23,56 +28,231 @@ _SHOWN = 20  # of each kind of change
 Place: TypeAlias = tuple[str | None, str]  # thread and message
 
 
-def add_commands(commands: Any) -> None:
-    """Add `facts` and what belongs to it to the parser of the command line."""
-    facts = commands.add_parser("facts", help="keep a person's facts few, and check them")
-    actions = facts.add_subparsers(required=True, metavar="action")
+app = typer.Typer(help="read, correct and check a person's facts")
 
-    consolidate = actions.add_parser(
-        "consolidate",
-        help="merge near-duplicates, drop what is long over, hold each kind to a cap",
-        description="Merge near-duplicates (they stay readable), delete what ended long ago and "
-        "what is beyond the cap of its kind. Shows what would go, and asks.",
-    )
-    _add_place(consolidate)
-    consolidate.add_argument("--max-per-kind", metavar="N", type=int, default=200)
-    consolidate.add_argument("--keep-ended", metavar="DURATION", default="365d")
-    consolidate.add_argument(
-        "--embeddings",
+User = Annotated[str | None, typer.Option(metavar="ID", help='facts under ("users", ID, "facts")')]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,C", help="where the facts are, if they are elsewhere"),
+]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, help="how many at most")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="the key of a fact, as list shows it")]
+Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="as list shows them")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would go, and stop")]
+Made = Annotated[
+    str | None,
+    typer.Option(
         metavar="NAME",
         help='what the vectors of --dsn were made with: "local", or a name for LangChain\'s '
         "init_embeddings; what is rewritten needs new ones",
-    )
-    consolidate.add_argument("--dry-run", action="store_true", help="show what would go, and stop")
-    consolidate.add_argument("--yes", action="store_true", help="do not ask")
-    consolidate.set_defaults(run=_consolidate)
-
-    audit = actions.add_parser(
-        "audit", help="count duplicates, stale, ungrounded and orphaned facts, as rates"
-    )
-    _add_place(audit)
-    audit.add_argument(
-        "--checkpoints",
-        action="store_true",
-        help="look for the cited messages in the threads' checkpoints (PostgresSaver), not only "
-        "among the turns that TurnRecorder kept",
-    )
-    audit.set_defaults(run=_audit)
+    ),
+]
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dsn",
-        help="postgresql://user:password@host/database; default: the embedded Postgres",
-    )
-    parser.add_argument("--user", metavar="ID", help='facts under ("users", ID, "facts")')
-    parser.add_argument(
-        "--namespace", metavar="A,B,C", help="where the facts are, if they are elsewhere"
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
+@contextmanager
+def _book(
+    dsn: str | None,
+    user: str | None,
+    namespace: str | None,
+    *,
+    embeddings: str | None = None,
+    writes: bool = False,
+) -> Iterator["FactBook"]:
+    from memkit.factbook import FactBook
+
+    arguments = SimpleNamespace(dsn=dsn, user=user, namespace=namespace, embeddings=embeddings)
+    place = _namespace(arguments)
+    with _database(arguments) as address, _store(arguments, address, writes=writes) as store:
+        yield FactBook(store, place)
 
 
-def _namespace(arguments: argparse.Namespace) -> tuple[str, ...]:
+def _document(fact: "Fact") -> dict[str, Any]:
+    return {"key": fact.key, **fact.to_value()}
+
+
+def _print(facts: Sequence["Fact"], *, as_json: bool) -> int:
+    if as_json:
+        emit([_document(fact) for fact in facts])
+    elif not facts:
+        say("no facts")
+    else:
+        table(
+            ("key", "status", "kind", "last confirmed", "fact"),
+            (
+                (f.key, f.status, f.kind, f.last_confirmed and f.last_confirmed.date(), f.text)
+                for f in facts
+            ),
+        )
+    return 0
+
+
+def _known(book: "FactBook", keys: Sequence[str]) -> list["Fact"]:
+    found = {key: book.get(key) for key in dict.fromkeys(keys)}
+    missing = [key for key, fact in found.items() if fact is None]
+    if missing:
+        raise ConfigError(f"there is no fact {', '.join(missing)}; see: memkit facts list")
+    return [fact for fact in found.values() if fact is not None]
+
+
+@app.command("list", epilog="example: memkit facts list --user ann --status current --limit 20")
+def list_(
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    status: Annotated[
+        Literal["current", "superseded", "retracted"] | None, typer.Option(help="default: all")
+    ] = None,
+    limit: Limit = 100,
+    offset: Annotated[int, typer.Option(metavar="N", min=0, help="how many to pass over")] = 0,
+    json: Json = False,
+) -> int:
+    """List facts, those first that changed last."""
+    match = {"status": status} if status else None
+    with _book(dsn, user, namespace) as book:
+        items = book.store.search(
+            book.namespace, filter=match, limit=limit, offset=offset, refresh_ttl=False
+        )
+        facts = book.facts_of(items)
+    return _print(facts, as_json=json)
+
+
+@app.command("show", epilog="example: memkit facts show 3f2a --user ann")
+def show(
+    key: Key, dsn: Dsn = None, user: User = None, namespace: Where = None, json: Json = False
+) -> int:
+    """Show one fact with all that is known of it."""
+    with _book(dsn, user, namespace) as book:
+        (fact,) = _known(book, [key])
+    if json:
+        emit(_document(fact))
+    else:
+        table(("field", "value"), _document(fact).items())
+    return 0
+
+
+@app.command("history", epilog="example: memkit facts history 3f2a --user ann")
+def history(
+    key: Key, dsn: Dsn = None, user: User = None, namespace: Where = None, json: Json = False
+) -> int:
+    """Show a fact with what it replaced and what replaced it, oldest first."""
+    with _book(dsn, user, namespace) as book:
+        _known(book, [key])
+        facts = book.history(key)
+    return _print(facts, as_json=json)
+
+
+@app.command("search", epilog='example: memkit facts search "where does she live" --user ann')
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    limit: Limit = 10,
+    json: Json = False,
+) -> int:
+    """Search facts by their words, the best first."""
+    with _book(dsn, user, namespace) as book:
+        items = book.store.search(book.namespace, query=query, limit=limit, refresh_ttl=False)
+        facts = book.facts_of(items)
+    return _print(facts, as_json=json)
+
+
+@app.command("confirm", epilog="example: memkit facts confirm 3f2a 9c01 --user ann")
+def confirm(
+    keys: Keys,
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    embeddings: Made = None,
+    json: Json = False,
+) -> int:
+    """Note that the person confirmed current facts."""
+    with _book(dsn, user, namespace, embeddings=embeddings, writes=True) as book:
+        _known(book, keys)
+        facts = book.confirm(*keys)
+    return _print(facts, as_json=json)
+
+
+@app.command("forget", epilog="example: memkit facts forget 3f2a --user ann --yes")
+def forget(
+    keys: Keys,
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    embeddings: Made = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Take facts back, so that they are recalled no more; they stay readable. Asks first.
+
+    To remove everything of a person from the disk too, use memkit.privacy.erase_user.
+    """
+    with _book(dsn, user, namespace, embeddings=embeddings, writes=not dry_run) as book:
+        facts = _known(book, keys)
+        if not dry_run and not yes:
+            if not sys.stdin.isatty():
+                raise ConfigError(
+                    "forget asks before it changes anything; without a terminal: --yes"
+                )
+            for fact in facts:
+                say(f"forget {visible(fact.text)}", error=True)
+        if dry_run or not (yes or agrees("Go on?")):
+            return _print(facts, as_json=json)
+        facts = book.retract(*(fact.key for fact in facts))
+    return _print(facts, as_json=json)
+
+
+@app.command("export", epilog="example: memkit facts export --user ann > facts.json")
+def export(dsn: Dsn = None, user: User = None, namespace: Where = None) -> int:
+    """Write all facts as one JSON document, a list."""
+    with _book(dsn, user, namespace) as book:
+        return _print(book.all(), as_json=True)
+
+
+@app.command(
+    "consolidate",
+    short_help="merge near-duplicates, drop what is long over, hold each kind to a cap",
+    epilog="example: memkit facts consolidate --user ann --dry-run",
+)
+def consolidate(
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    max_per_kind: Annotated[int, typer.Option(metavar="N")] = 200,
+    keep_ended: Annotated[str, typer.Option(metavar="DURATION")] = "365d",
+    embeddings: Made = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Merge near-duplicates (they stay readable), and delete what ended long ago.
+
+    Also what is beyond the cap of its kind. Shows what would go, and asks.
+    """
+    return _consolidate(SimpleNamespace(**locals()))
+
+
+@app.command("audit", epilog="example: memkit facts audit --user ann --checkpoints")
+def audit(
+    dsn: Dsn = None,
+    user: User = None,
+    namespace: Where = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints",
+            help="look for the cited messages in the threads' checkpoints (PostgresSaver), not "
+            "only among the turns that TurnRecorder kept",
+        ),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Count duplicates, stale, ungrounded and orphaned facts, as rates."""
+    return _audit(SimpleNamespace(**locals()))
+
+
+def _namespace(arguments: SimpleNamespace) -> tuple[str, ...]:
     from memkit.namespaces import escape_label
 
     if (arguments.user is None) == (arguments.namespace is None):
@@ -82,7 +262,7 @@ def _namespace(arguments: argparse.Namespace) -> tuple[str, ...]:
     return ("users", escape_label(arguments.user), "facts")
 
 
-def _consolidate(arguments: argparse.Namespace) -> int:
+def _consolidate(arguments: SimpleNamespace) -> int:
     from memkit.factbook import FactBook
 
     namespace = _namespace(arguments)
@@ -116,7 +296,7 @@ def _consolidate(arguments: argparse.Namespace) -> int:
 def _show(consolidation: "Consolidation", facts: dict[str, "Fact"]) -> None:
     """Tell what would go, a part of each kind."""
     merged = [
-        f"merge  {fact.text}\n  into {facts[fact.superseded_by].text}"
+        f"merge  {visible(fact.text)}\n  into {visible(facts[fact.superseded_by].text)}"
         for fact in consolidation.changed
         if fact.status == "superseded"
         and facts[fact.key].status == "current"
@@ -124,7 +304,7 @@ def _show(consolidation: "Consolidation", facts: dict[str, "Fact"]) -> None:
     ]
     gone = [facts[key] for key in consolidation.deleted if key in facts]
     deleted = [
-        f"delete {fact.text} ({fact.status}, {fact.kind}, last confirmed "
+        f"delete {visible(fact.text)} ({fact.status}, {visible(fact.kind)}, last confirmed "
         f"{fact.last_confirmed.date() if fact.last_confirmed else 'never'})"
         for fact in gone
     ]
@@ -137,11 +317,10 @@ def _show(consolidation: "Consolidation", facts: dict[str, "Fact"]) -> None:
 def _agrees() -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("consolidate asks before it changes anything; without a terminal: --yes")
-    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return agrees("Go on?")
 
 
-def _audit(arguments: argparse.Namespace) -> int:
+def _audit(arguments: SimpleNamespace) -> int:
     from memkit.factbook import FactBook
     from memkit.facts import audit
 
@@ -224,7 +403,7 @@ def _messages(saver: "BaseCheckpointSaver[Any]", thread: str) -> Sequence[Any]:
 
 
 @contextmanager
-def _database(arguments: argparse.Namespace) -> Iterator[str]:
+def _database(arguments: SimpleNamespace) -> Iterator[str]:
     """Yield the address of the database, the embedded one's by default."""
     if arguments.dsn is not None:
         yield arguments.dsn
@@ -236,7 +415,7 @@ def _database(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 @contextmanager
-def _store(arguments: argparse.Namespace, dsn: str, *, writes: bool) -> Iterator["SemanticStore"]:
+def _store(arguments: SimpleNamespace, dsn: str, *, writes: bool) -> Iterator["SemanticStore"]:
     """Open the store; who writes facts needs the embeddings that their vectors were made with.
 
     A store that holds no vectors needs none; the embedded one holds those of `memkit.local`.

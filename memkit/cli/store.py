@@ -1,15 +1,19 @@
 """`memkit store`: bring a store along."""
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from memkit.cli.facts import _database, _embeddings
+from memkit.cli.options import Dsn, Json, only_one
+from memkit.cli.output import emit, table
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,88 +24,143 @@ if TYPE_CHECKING:
 _EVERY_S = 1.0  # between two lines of progress
 
 
-def add_commands(commands: Any) -> None:
-    """Add `store` and what belongs to it to the parser of the command line."""
-    store = commands.add_parser("store", help="bring a store along")
-    actions = store.add_subparsers(required=True, metavar="action")
-
-    copy = actions.add_parser(
-        "import",
-        help="copy a PostgresStore of LangGraph, with its vectors and times to live",
-        description="Copy the items, vectors and times to live of a PostgresStore; it is only "
-        "read. What is there already stays as it is. Stopped at any moment, the same command goes "
-        "on.",
-    )
-    copy.add_argument(
-        "source", metavar="SOURCE", help="postgresql://user:password@host/database of PostgresStore"
-    )
-    copy.add_argument(
-        "--to",
-        dest="dsn",
-        metavar="DSN",
-        help="the database to copy into, which may be the same; default: the embedded Postgres",
-    )
-    copy.add_argument(
-        "--fields",
-        metavar="PATH",
-        nargs="+",
-        default=["text"],
-        help='what is to be indexed of a value; default: text ("$": all of it)',
-    )
-    how = copy.add_mutually_exclusive_group()
-    how.add_argument(
-        "--embed",
-        metavar="NAME",
-        help='embeddings for texts whose vectors do not fit: "local", or a name for LangChain\'s '
-        'init_embeddings; default with --to: none, else "local"',
-    )
-    how.add_argument(
-        "--search-mode", choices=["text"], help="text: leave vectors out, and search by words alone"
-    )
-    copy.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="let items that are there become as in SOURCE, unless they already are",
-    )
-    copy.add_argument("--batch-size", metavar="N", type=int, default=1_000)
-    copy.add_argument("--dry-run", action="store_true", help="count what would be copied, and stop")
-    copy.add_argument("--json", action="store_true", help="for programs")
-    copy.set_defaults(run=_import, resumable=True)
-
-    move = actions.add_parser(
-        "reembed",
-        help="move the vectors to other embeddings, while the store is used",
-        description="Give every text a vector of other embeddings, and make them the store's. "
-        "Processes with the old embeddings are served meanwhile, and until --finish. Stopped at "
-        "any moment, the same command goes on.",
-    )
-    move.add_argument(
-        "--dsn", help="postgresql://user:password@host/database; default: the embedded Postgres"
-    )
-    move.add_argument(
-        "--embed",
-        metavar="NAME",
-        help='the new embeddings: "local", or a name for LangChain\'s init_embeddings',
-    )
-    move.add_argument("--dims", metavar="N", type=int, help="their length; default: measured")
-    move.add_argument(
-        "--vector-type", choices=["halfvec", "vector"], help="default: as the vectors are now"
-    )
-    move.add_argument("--batch-size", metavar="N", type=int, default=500, help="texts per call")
-    end = move.add_mutually_exclusive_group()
-    end.add_argument(
-        "--finish",
-        action="store_true",
-        help="drop the old vectors at the end: no process may use the old embeddings any more",
-    )
-    end.add_argument(
-        "--abandon", action="store_true", help="give up a move that has not been completed"
-    )
-    move.add_argument("--json", action="store_true", help="for programs")
-    move.set_defaults(run=_reembed, resumable=True)
+app = typer.Typer(help="bring a store along, and see what it takes")
 
 
-def _reembed(arguments: argparse.Namespace) -> int:
+@app.command(
+    "import",
+    short_help="copy a PostgresStore of LangGraph, with its vectors and times to live",
+    epilog="example: memkit store import postgresql://.../old --to postgresql://.../new",
+)
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="postgresql://user:password@host/database of PostgresStore"
+        ),
+    ],
+    dsn: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="DSN",
+            help="the database to copy into, which may be the same; default: the embedded Postgres",
+        ),
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH...",
+            help='what is to be indexed of a value; default: text ("$": all of it)',
+        ),
+    ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='embeddings for texts whose vectors do not fit: "local", or a name for '
+            'LangChain\'s init_embeddings; default with --to: none, else "local"',
+        ),
+    ] = None,
+    search_mode: Annotated[
+        Literal["text"] | None,
+        typer.Option(help="text: leave vectors out, and search by words alone"),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="let items that are there become as in SOURCE, unless they already are",
+        ),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(metavar="N")] = 1_000,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count what would be copied, and stop")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Copy the items, vectors and times to live of a PostgresStore; it is only read.
+
+    What is there already stays as it is. Stopped at any moment, the same command goes on.
+    """
+    fields = fields or ["text"]
+    arguments = SimpleNamespace(**locals())
+    only_one(arguments, "embed", "search_mode")
+    return _import(arguments)
+
+
+@app.command(
+    "reembed",
+    short_help="move the vectors to other embeddings, while the store is used",
+    epilog="example: memkit store reembed --dsn postgresql://... --embed "
+    "openai:text-embedding-3-large",
+)
+def reembed(
+    dsn: Dsn = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='the new embeddings: "local", or a name for LangChain\'s init_embeddings',
+        ),
+    ] = None,
+    dims: Annotated[
+        int | None, typer.Option(metavar="N", help="their length; default: measured")
+    ] = None,
+    vector_type: Annotated[
+        Literal["halfvec", "vector"] | None, typer.Option(help="default: as the vectors are now")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="texts per call")] = 500,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish",
+            help="drop the old vectors at the end: no process may use the old embeddings any more",
+        ),
+    ] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="give up a move that has not been completed")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Give every text a vector of other embeddings, and make them the store's.
+
+    Processes with the old embeddings are served meanwhile, and until --finish. Stopped at any
+    moment, the same command goes on.
+    """
+    arguments = SimpleNamespace(**locals())
+    only_one(arguments, "finish", "abandon")
+    return _reembed(arguments)
+
+
+@app.command(
+    "stats",
+    short_help="items, texts, tenants, bytes by table, and indexes",
+    epilog="example: memkit store stats --dsn postgresql://localhost/app --json",
+)
+def stats(dsn: Dsn = None, json: Json = False) -> int:
+    """Count what a store holds, and say what its tables and indexes take."""
+    from memkit.store.stats import store_stats
+
+    with _database(SimpleNamespace(dsn=dsn)) as address:
+        found = asdict(store_stats(address))
+    if json:
+        emit(found)
+        return 0
+    sizes, indexes = found.pop("bytes"), found.pop("indexes")
+    table(("", ""), ((name, f"{count:,}") for name, count in found.items()))
+    table(("table", "bytes"), ((name, f"{size:,}") for name, size in sizes.items()))
+    table(
+        ("index", "on", "bytes", "state"),
+        (
+            (i["name"], i["on_table"], f"{i['bytes']:,}", "valid" if i["valid"] else "NOT VALID")
+            for i in indexes
+        ),
+    )
+    return 0
+
+
+def _reembed(arguments: SimpleNamespace) -> int:
     from memkit.store.meta import model_of
     from memkit.store.reembed import abandon, reembed
 
@@ -149,7 +208,7 @@ def _told_of_import(report: "ImportReport") -> str:
     return f"{report.read:,} items read, {report.written:,} written"
 
 
-def _import(arguments: argparse.Namespace) -> int:
+def _import(arguments: SimpleNamespace) -> int:
     from memkit.store.transfer import import_postgres_store
 
     if arguments.batch_size < 1:
@@ -173,7 +232,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _store(arguments: argparse.Namespace, dsn: str) -> Iterator["SemanticStore"]:
+def _store(arguments: SimpleNamespace, dsn: str) -> Iterator["SemanticStore"]:
     from memkit.store import SemanticStore
 
     name = arguments.embed
@@ -200,7 +259,7 @@ class _Progress:
             print(self._tell(report), file=sys.stderr, flush=True)
 
 
-def _show(report: "ImportReport", arguments: argparse.Namespace, seconds: float) -> None:
+def _show(report: "ImportReport", arguments: SimpleNamespace, seconds: float) -> None:
     would = "would be " if arguments.dry_run else ""
     again = "would be " if arguments.dry_run else "was "
     print(f"{report.read:>9,} items read in {seconds:.1f} s")

@@ -1,0 +1,56 @@
+"""What commands print: tables, JSON, questions; nothing that came from data steers a terminal."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def visible(value: object, *, lines: bool = False) -> str:
+    """Return a text with what would steer a terminal in visible form.
+
+    That is escapes, control characters and the marks that turn the direction of a line.
+
+    Args:
+        value: Anything; it is made a text.
+        lines: Whether ends of lines stay as they are.
+    """
+    return "".join(
+        char
+        if char.isprintable() or (lines and char == "\n")
+        else char.encode("unicode_escape").decode()
+        for char in str(value)
+    )
+
+
+def say(value: object, *, error: bool = False) -> None:
+    """Print a text of one or more lines."""
+    print(visible(value, lines=True), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def emit(document: Any) -> None:
+    """Print a JSON document, for programs."""
+    print(json.dumps(document), flush=True)
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; where it goes to a file or a pipe, no line is broken."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows:
+        drawn.add_row(*(Text(visible("" if cell is None else cell)) for cell in row))
+    wide = None if sys.stdout.isatty() else 10_000
+    console = Console(file=sys.stdout, markup=False, highlight=False, width=wide)
+    with console.capture() as printed:
+        console.print(drawn)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()), flush=True)
+
+
+def agrees(question: str) -> bool:
+    """Ask on the terminal; anything but yes is no. The question goes to stderr."""
+    print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
