@@ -209,14 +209,17 @@ def _prune_every(arguments: SimpleNamespace, what: dict[str, Any]) -> int:
     # A wrong argument or address ends it now rather than be tried again for ever.
     _pruned(address, {**what, "dry_run": True, "thread_ids": []})
     # As a supervisor ends a service: at any moment, for nothing is half done.
-    signal.signal(signal.SIGTERM, _ended)
-    prune_every(
-        arguments.every,
-        lambda: _opened(address),
-        turn,
-        told=partial(_told, arguments=arguments),
-        **what,
-    )
+    before = signal.signal(signal.SIGTERM, _ended)
+    try:
+        prune_every(
+            arguments.every,
+            lambda: _opened(address),
+            turn,
+            told=partial(_told, arguments=arguments),
+            **what,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -118,14 +118,7 @@ def test_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_many_facts_come_in_pages(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
-    keep(dsn, [])
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO memkit_items (tenant, namespace, key, value, created_at, updated_at)"
-            " SELECT tenant, namespace, 'k' || n, value, created_at, updated_at"
-            " FROM memkit_items, generate_series(1, 3000) n"
-        )
+def test_facts_come_in_pages(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     keep(dsn, [fact(f"k{n}", f"likes number {n}") for n in range(30)])
     place = ["facts", "list", *ANN, "--dsn", dsn, "--json", "--limit", "20"]
     seen = []
