@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: Any = typer.main.get_command(app).main(
             words, prog_name="memkit", standalone_mode=False
         )
-        return int(code or 0)
+        # What typer makes of Ctrl-C.
+        return _interrupted(words) if code == _EXIT_INTERRUPTED else int(code or 0)
     except typer.Abort:
         return _interrupted(words)
     except TyperException as error:
