@@ -10,7 +10,7 @@ demo: $(VENV)/.local ## replay the shipped conversation
 	$(BIN)/memkit demo $(ARGS)
 
 test: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest: $(VENV)/.base ## the lowest versions that pyproject.toml allows
 	$(INSTALL) uv
