@@ -29,11 +29,11 @@ from memkit.checkpoints.policy import (
 )
 from memkit.checkpoints.report import PruneReport, Refusal
 from memkit.checkpoints.savers import tables_of
+from memkit.checkpoints.threads import Progress, Threads, asked
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError, PruneUnsafe
 from memkit.facts.staleness import duration
 
-_PAGE = 100
 _LONGEST_REST_S = 1.0
 _ATTEMPTS = 5  # to remove a thread that others use
 
@@ -54,6 +54,7 @@ def prune(
     grace_s: float = 1.0,
     rest: float = 4.0,
     now: datetime | None = None,
+    progress: Progress | None = None,
 ) -> PruneReport:
     """Remove the checkpoints of threads that are superfluous by all that is asked for.
 
@@ -94,6 +95,7 @@ def prune(
         rest: How many times as long as a transaction took to pause before the next one. The slower
             a busy database is, the more it is left alone; 0 where nobody else uses it.
         now: What ages are measured from; the clock by default.
+        progress: Called after each thread with how many are done, and how many there are.
 
     Returns:
         A report with rows and bytes, what stays and why, and refused threads.
@@ -122,7 +124,7 @@ def prune(
         rest=rest,
         now=now,
     )
-    return run(job.body(_ids(thread_ids)))
+    return run(job.body(asked(thread_ids), progress))
 
 
 async def aprune(
@@ -141,6 +143,7 @@ async def aprune(
     grace_s: float = 1.0,
     rest: float = 4.0,
     now: datetime | None = None,
+    progress: Progress | None = None,
 ) -> PruneReport:
     """Do what `prune` does without blocking the event loop; it takes async savers too."""
     backend = tables_of(_as_compiled(saver, graph), asynchronous=True, twin="aprune")
@@ -159,7 +162,7 @@ async def aprune(
         rest=rest,
         now=now,
     )
-    return await arun(job.body(_ids(thread_ids)))
+    return await arun(job.body(asked(thread_ids), progress))
 
 
 def _graphs(graph: Any) -> list[Any]:
@@ -177,12 +180,6 @@ def _as_compiled(saver: Any, graph: Any) -> Any:
         ):
             return own
     return saver
-
-
-def _ids(thread_ids: Iterable[str] | None) -> list[str] | None:
-    if isinstance(thread_ids, str):
-        raise ConfigError(f"thread_ids is a list of ids, got the string {thread_ids!r}")
-    return None if thread_ids is None else list(dict.fromkeys(map(str, thread_ids)))
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,7 @@ class _Totals:
     kept: Counter[Reason] = field(default_factory=Counter)
     refused: list[Refusal] = field(default_factory=list)
     looked_at: int = 0
+    done: int = 0
     took_s: float = 0.0  # the last transaction
     touched: set[str] = field(default_factory=set)
     expired: int = 0
@@ -320,21 +318,16 @@ class _Job:
             now=now or datetime.now(UTC),
         )
 
-    def body(self, thread_ids: list[str] | None) -> Body[PruneReport]:
+    def body(
+        self, thread_ids: list[str] | None, progress: Progress | None = None
+    ) -> Body[PruneReport]:
         """Prune page by page of threads."""
         totals = _Totals()
-        pages = None if thread_ids is None else _pages(thread_ids)
-        after = ""
-        while True:
-            if pages is None:
-                page = yield from self._transaction(partial(self.tables.threads, after, _PAGE))
-                after = page[-1] if page else ""
-            else:
-                page = next(pages, [])
-            if not page:
-                break
+        threads = Threads(self.tables, thread_ids)
+        count = 0 if progress is None else (yield from threads.count())
+        while page := (yield from threads.page()):
             totals.looked_at += len(page)
-            yield from self._prune_page(page, totals)
+            yield from self._prune_page(page, totals, count, progress)
         report = PruneReport(
             saver=self.tables.name,
             dry_run=self.dry_run,
@@ -361,7 +354,9 @@ class _Job:
     def _transaction(self, script: Any) -> Body[Any]:
         return (yield self.tables.transaction(script, reading=self.dry_run))
 
-    def _prune_page(self, page: Sequence[str], totals: _Totals) -> Body[None]:
+    def _prune_page(
+        self, page: Sequence[str], totals: _Totals, count: int, progress: Progress | None
+    ) -> Body[None]:
         """Give all threads of a page what they need first, so that they share the wait."""
         work: dict[str, _Plan | None] = dict.fromkeys(page)
         while work:
@@ -371,9 +366,13 @@ class _Job:
                     outcome = yield from self._prune_thread(thread_id, plan, totals)
                 except PruneUnsafe as error:
                     totals.refused.append(Refusal(thread_id, str(error)))
-                    continue
-                if outcome.wait:
-                    waiting[thread_id] = outcome.plan
+                else:
+                    if outcome.wait:
+                        waiting[thread_id] = outcome.plan
+                        continue
+                totals.done += 1
+                if progress is not None:
+                    progress(totals.done, max(count, totals.done))
             if waiting:
                 yield Pause(self.grace_s)
             work = waiting
@@ -547,8 +546,3 @@ class _Job:
             yield from self.tables.remove_writes(thread_id, lost)
         if freed:
             yield from self.tables.remove_blobs(thread_id, freed)
-
-
-def _pages(thread_ids: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(thread_ids), _PAGE):
-        yield list(thread_ids[start : start + _PAGE])

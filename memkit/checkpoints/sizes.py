@@ -10,6 +10,7 @@ from typing import Any
 from memkit.checkpoints.backend import Backend, Contents, Sizes, Tally, ThreadSize
 from memkit.checkpoints.policy import SavedCheckpoint, references
 from memkit.checkpoints.savers import tables_of
+from memkit.checkpoints.threads import asked
 from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError
 
@@ -174,13 +175,6 @@ async def areport(
     """Do what `report` does without blocking the event loop; it takes async savers too."""
     tables = tables_of(saver, asynchronous=True)
     return await arun(_body(tables, largest, asked(thread_ids)))
-
-
-def asked(thread_ids: Iterable[str] | None) -> list[str] | None:
-    """Return the ids of the threads that are asked for, each once; None for all."""
-    if isinstance(thread_ids, str):
-        raise ConfigError(f"thread_ids is a list of ids, got the string {thread_ids!r}")
-    return None if thread_ids is None else list(dict.fromkeys(map(str, thread_ids)))
 
 
 def _body(tables: Backend, largest: int, thread_ids: list[str] | None) -> Body[CheckpointReport]:

@@ -27,11 +27,10 @@ from memkit.checkpoints.packed import is_plain
 from memkit.checkpoints.policy import FORMAT, Key, Thread
 from memkit.checkpoints.report import Refusal
 from memkit.checkpoints.savers import tables_of
-from memkit.checkpoints.sizes import asked
+from memkit.checkpoints.threads import Progress, Threads, asked
 from memkit.effects import Body, arun, run, stable_key
 from memkit.errors import ConfigError, CopyConflict, CopyFailed, PruneUnsafe
 
-_PAGE = 100
 _BATCH = 50
 _ROUNDS = 4
 _DIGITS = 8
@@ -95,6 +94,7 @@ def copy(
     *,
     thread_ids: Iterable[str] | None = None,
     dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> CopyReport:
     """Copy threads to another saver, with their history and all that hangs on it.
 
@@ -119,6 +119,7 @@ def copy(
         target: Another one, whose tables exist (`setup()`).
         thread_ids: Which threads; all by default.
         dry_run: Change nothing, compare what both have, and report what would be copied.
+        progress: Called after each thread with how many are done, and how many there are.
 
     Returns:
         A report.
@@ -134,7 +135,7 @@ def copy(
         each saver to compare.
     """
     tables = [tables_of(saver, asynchronous=False, twin="acopy") for saver in (source, target)]
-    return run(_Job.of(*tables, dry_run=dry_run).body(asked(thread_ids)))
+    return run(_Job.of(*tables, dry_run=dry_run).body(asked(thread_ids), progress))
 
 
 async def acopy(
@@ -143,10 +144,11 @@ async def acopy(
     *,
     thread_ids: Iterable[str] | None = None,
     dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> CopyReport:
     """Do what `copy` does without blocking the event loop; it takes async savers too."""
     tables = [tables_of(saver, asynchronous=True) for saver in (source, target)]
-    return await arun(_Job.of(*tables, dry_run=dry_run).body(asked(thread_ids)))
+    return await arun(_Job.of(*tables, dry_run=dry_run).body(asked(thread_ids), progress))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +246,13 @@ class _Job:
             raise ConfigError("source and target are the same saver; there is nothing to copy")
         return cls(source, target, dry_run, _recoding(source.saver, target.saver))
 
-    def body(self, thread_ids: list[str] | None) -> Body[CopyReport]:
+    def body(self, thread_ids: list[str] | None, progress: Progress | None) -> Body[CopyReport]:
         """Copy page by page of threads."""
         for tables, which in ((self.source, "source"), (self.target, "target")):
             yield from _has_tables(tables, which)
         totals = _Totals()
         try:
-            yield from self._all(thread_ids, totals)
+            yield from self._all(thread_ids, totals, progress)
         except Exception as error:
             if _is_of_database(error):
                 raise CopyFailed(
@@ -269,19 +271,16 @@ class _Job:
             )
         return report
 
-    def _all(self, thread_ids: list[str] | None, totals: _Totals) -> Body[None]:
-        pages = None if thread_ids is None else _chunks(thread_ids, _PAGE)
-        after = ""
-        while True:
-            if pages is None:
-                page = yield from _reading(self.source, partial(self.source.threads, after, _PAGE))
-                after = page[-1] if page else ""
-            else:
-                page = next(pages, [])
-            if not page:
-                return
+    def _all(
+        self, thread_ids: list[str] | None, totals: _Totals, progress: Progress | None
+    ) -> Body[None]:
+        threads = Threads(self.source, thread_ids)
+        count = 0 if progress is None else (yield from threads.count())
+        while page := (yield from threads.page()):
             for thread_id in page:
                 yield from self._thread(thread_id, totals)
+                if progress is not None:
+                    progress(totals.threads, max(count, totals.threads))
 
     def _report(self, totals: _Totals) -> CopyReport:
         return CopyReport(
