@@ -56,6 +56,8 @@ class ImportReport:
     """Texts indexed by their words alone: no vector fits, and there were no embeddings."""
     other_embeddings: bool = False
     """Whether the source's vectors have the right length, but are of another model."""
+    total: int = 0
+    """Items that the source had at the beginning."""
 
 
 class _Row(NamedTuple):
@@ -137,8 +139,8 @@ def import_postgres_store(
     if batch_size < 1:
         msg = f"batch_size is the items per transaction, at least 1, not {batch_size!r}"
         raise ConfigError(msg)
-    report = ImportReport()
     with contextlib.closing(_Source(source, with_vectors=vectors)) as old:
+        report = ImportReport(total=old.count())
         target = _Target(store, overwrite=overwrite)
         dims = target.agree(old)
         seen_samples = store.embeddings is None
@@ -224,6 +226,11 @@ class _Source:
             self._ttl = _TTL if {"ttl_minutes", "expires_at"} <= items.keys() else _NO_TTL
             self.dims = self._dims() if with_vectors else None
             self.close = resources.pop_all().close
+
+    def count(self) -> int:
+        """Return how many items there are."""
+        ((count,),) = self._ask("SELECT count(*) FROM store", {})
+        return int(count)
 
     def pages(self, size: int) -> Iterator[list[_Row]]:
         """Yield the items in the order of the primary key."""

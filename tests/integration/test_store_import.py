@@ -96,7 +96,7 @@ def test_what_the_source_gives_the_target_gives(source: str, store: SemanticStor
     embed.document_calls.clear()
     report = import_postgres_store(source, store, batch_size=3)
     # The one text is JSON for a list: as PostgresStore indexed it.
-    assert report == ImportReport(read=8, written=8, vectors_copied=7)
+    assert report == ImportReport(read=8, written=8, vectors_copied=7, total=8)
     assert [len(call) for call in embed.document_calls] == [3]  # the samples
     with PostgresStore.from_conn_string(source, index=index(HashEmbeddings())) as old:
         for (namespace, key), value in VALUES.items():
@@ -286,7 +286,7 @@ def test_without_embeddings_vectors_are_copied_or_refused(
             report = import_postgres_store(source, store, vectors=False)
             assert (report.written, report.texts_without_vector) == (9, 8)
     with fresh_dsn() as other, SemanticStore.from_conn_string(other) as store:
-        assert import_postgres_store(source, store) == ImportReport(read=9, written=9)
+        assert import_postgres_store(source, store) == ImportReport(read=9, written=9, total=9)
 
 
 def test_a_dry_run_copies_nothing_and_counts_the_same(
@@ -325,7 +325,7 @@ def test_a_store_from_before_vectors_and_times_to_live(empty_dsn: str, dsn: str)
         connection.execute("INSERT INTO store VALUES ('a.b', 'k', '{\"text\": \"old\"}')")
     with SemanticStore.open(dsn, embed=HashEmbeddings(), dims=DIMS) as store:
         report = import_postgres_store(empty_dsn, store)
-        assert report == ImportReport(read=1, written=1, texts_embedded=1)
+        assert report == ImportReport(read=1, written=1, texts_embedded=1, total=1)
         assert store.search(("a", "b"), query="old")[0].value == {"text": "old"}
 
 
