@@ -1,6 +1,7 @@
 """Deterministic stand-ins for models."""
 
 import hashlib
+import io
 import re
 
 import numpy as np
@@ -29,3 +30,10 @@ class HashEmbeddings(Embeddings):
             digest = hashlib.sha256(word.encode("utf-8", "replace")).digest()
             vector[int.from_bytes(digest[:4]) % self.dims] += 1.0 if digest[4] % 2 else -1.0
         return [float(number) for number in vector / np.linalg.norm(vector)]
+
+
+class Terminal(io.StringIO):
+    """What somebody types on a terminal."""
+
+    def isatty(self) -> bool:
+        return True

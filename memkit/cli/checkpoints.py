@@ -1,22 +1,22 @@
 """`memkit checkpoints`: what they take, removing what nobody needs, moving them."""
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from types import FrameType, SimpleNamespace
+from json import loads
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memkit.cli.options import Json, Yes, only_one
-from memkit.cli.output import visible
+from memkit.cli.output import agrees, emit, progress, say
+from memkit.cli.places import file_of, is_postgres, opened_saver
 from memkit.errors import ConfigError, CopyConflict, CopyFailed, PruneUnsafe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memkit.checkpoints import CopyReport, PruneReport
 
 _SAVER = "postgresql://user:password@host/database of a PostgresSaver, or the file of a SqliteSaver"
@@ -53,7 +53,24 @@ def report(
     With --users, --turns, --nodes and --days also what so many take, in each durability mode,
     plain, trimmed and pruned.
     """
-    return _report(SimpleNamespace(**locals()))
+    from memkit import checkpoints
+
+    asked = {"users": users, "turns": turns, "nodes": nodes, "days": days}
+    given = {name: number for name, number in asked.items() if number is not None}
+    if given and len(given) < len(asked):
+        missing = ", ".join(f"--{name}" for name in asked if name not in given)
+        raise ConfigError(f"an estimate needs {missing} as well")
+    with opened_saver(saver) as opened:
+        found = checkpoints.report(opened, largest=largest, thread_ids=threads)
+    estimate = checkpoints.estimate(found, **given) if given else None
+    if json:
+        more = {} if estimate is None else {"estimate": estimate.as_dict()}
+        emit({**found.as_dict(), **more})
+        return 0
+    say(found)
+    if estimate is not None:
+        say(f"\n{estimate}")
+    return 0
 
 
 @app.command(
@@ -107,10 +124,30 @@ def prune(
 
     It works beside live traffic. Stopped at any moment, the same command goes on.
     """
-    pinned = pinned or []
-    arguments = SimpleNamespace(**locals())
-    only_one(arguments, "dry_run", "yes", "every")
-    return _prune(arguments)
+    only_one({"--dry-run": dry_run, "--yes": yes, "--every": every})
+    what: dict[str, Any] = {
+        "keep_last": keep_last,
+        "older_than": older_than,
+        "max_bytes": max_bytes,
+        "metadata": _metadata(metadata),
+        "thread_ttl": thread_ttl,
+        "pinned": pinned or [],
+        "thread_ids": threads,
+        "batch_rows": batch_rows,
+        "rest": rest,
+    }
+    told = partial(_told, as_json=json)
+    if every is not None:
+        return _prune_every(saver, every, what, told)
+    if dry_run or not yes:
+        planned = _pruned(saver, {**what, "dry_run": True})
+        if dry_run or not planned.rows:
+            return told(planned)
+        say(planned, error=True)
+        if not agrees("remove these?", without="--yes, or --dry-run to see what would go"):
+            say("nothing was removed", error=True)
+            return 0
+    return told(_pruned(saver, what))
 
 
 @app.command(
@@ -132,62 +169,37 @@ def copy(
     SOURCE is only read, and what is in TARGET is never overwritten. Stopped at any moment, the
     same command goes on.
     """
-    return _copy(SimpleNamespace(**locals()))
-
-
-def _report(arguments: SimpleNamespace) -> int:
     from memkit import checkpoints
 
-    asked = {name: getattr(arguments, name) for name in ("users", "turns", "nodes", "days")}
-    missing = [f"--{name}" for name, number in asked.items() if number is None]
-    if 0 < len(missing) < len(asked):
-        raise ConfigError(f"an estimate needs {', '.join(missing)} as well")
-    with _opened(arguments.saver) as saver:
-        report = checkpoints.report(saver, largest=arguments.largest, thread_ids=arguments.threads)
-    estimate = None if missing else checkpoints.estimate(report, **asked)
-    if arguments.json:
-        more = {} if estimate is None else {"estimate": estimate.as_dict()}
-        print(json.dumps({**report.as_dict(), **more}))
-        return 0
-    print(visible(report, lines=True))
-    if estimate is not None:
-        print(f"\n{estimate}")
-    return 0
-
-
-def _prune(arguments: SimpleNamespace) -> int:
-    what: dict[str, Any] = {
-        "keep_last": arguments.keep_last,
-        "older_than": arguments.older_than,
-        "max_bytes": arguments.max_bytes,
-        "metadata": _metadata(arguments.metadata),
-        "thread_ttl": arguments.thread_ttl,
-        "pinned": arguments.pinned,
-        "thread_ids": arguments.threads,
-        "batch_rows": arguments.batch_rows,
-        "rest": arguments.rest,
-    }
-    if arguments.every is not None:
-        return _prune_every(arguments, what)
-    if arguments.dry_run or not arguments.yes:
-        report = _pruned(arguments.saver, {**what, "dry_run": True})
-        if arguments.dry_run or not report.rows:
-            return _told(report, arguments)
-        if not sys.stdin.isatty():
-            raise ConfigError("say --yes to remove, or --dry-run to see what would go")
-        print(visible(report, lines=True), file=sys.stderr)
-        if input("remove these? [y/N] ").strip().lower() not in {"y", "yes"}:
-            print("nothing was removed", file=sys.stderr)
-            return 0
-    return _told(_pruned(arguments.saver, what), arguments)
+    if source == target:
+        raise ConfigError("SOURCE and TARGET are one")
+    with (
+        opened_saver(source) as old,
+        opened_saver(target, new=True, setup=not dry_run) as new,
+        progress("threads looked at" if dry_run else "threads copied") as advance,
+    ):
+        try:
+            report: CopyReport = checkpoints.copy(
+                old, new, thread_ids=threads, dry_run=dry_run, progress=advance
+            )
+        except (CopyConflict, CopyFailed) as error:
+            if getattr(error, "report", None) is None:
+                raise
+            report = error.report
+    if json:
+        emit(report.as_dict())
+    else:
+        say(report)
+    return _EXIT_REFUSED if report.refused else 0
 
 
 def _pruned(address: str, what: dict[str, Any]) -> "PruneReport":
     from memkit import checkpoints
 
-    with _opened(address) as saver:
+    doing = "threads looked at" if what.get("dry_run") else "threads pruned"
+    with opened_saver(address) as saver, progress(doing) as advance:
         try:
-            return checkpoints.prune(saver, **what)
+            return checkpoints.prune(saver, **what, progress=advance)
         except PruneUnsafe as error:
             if error.report is None:
                 raise
@@ -195,29 +207,26 @@ def _pruned(address: str, what: dict[str, Any]) -> "PruneReport":
             return report
 
 
-def _told(report: "PruneReport", arguments: SimpleNamespace) -> int:
-    text = json.dumps(report.as_dict()) if arguments.json else visible(report, lines=True)
-    print(text, flush=True)
+def _told(report: "PruneReport", *, as_json: bool) -> int:
+    if as_json:
+        emit(report.as_dict())
+    else:
+        say(report)
     return _EXIT_REFUSED if report.refused else 0
 
 
-def _prune_every(arguments: SimpleNamespace, what: dict[str, Any]) -> int:
+def _prune_every(
+    address: str, every: str, what: dict[str, Any], told: "Callable[[PruneReport], object]"
+) -> int:
     from memkit.checkpoints.schedule import FileTurn, PostgresTurn, Turn, prune_every
 
-    address = arguments.saver
-    turn: Turn = PostgresTurn(address) if _is_postgres(address) else FileTurn(_file(address))
+    turn: Turn = PostgresTurn(address) if is_postgres(address) else FileTurn(file_of(address))
     # A wrong argument or address ends it now rather than be tried again for ever.
     _pruned(address, {**what, "dry_run": True, "thread_ids": []})
     # As a supervisor ends a service: at any moment, for nothing is half done.
     before = signal.signal(signal.SIGTERM, _ended)
     try:
-        prune_every(
-            arguments.every,
-            lambda: _opened(address),
-            turn,
-            told=partial(_told, arguments=arguments),
-            **what,
-        )
+        prune_every(every, lambda: opened_saver(address), turn, told=told, **what)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -225,81 +234,6 @@ def _prune_every(arguments: SimpleNamespace, what: dict[str, Any]) -> int:
 
 def _ended(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-def _copy(arguments: SimpleNamespace) -> int:
-    from memkit import checkpoints
-
-    if arguments.source == arguments.target:
-        raise ConfigError("SOURCE and TARGET are one")
-    with (
-        _opened(arguments.source) as source,
-        _opened(arguments.target, new=True, setup=not arguments.dry_run) as target,
-    ):
-        try:
-            report: CopyReport = checkpoints.copy(
-                source, target, thread_ids=arguments.threads, dry_run=arguments.dry_run
-            )
-        except (CopyConflict, CopyFailed) as error:
-            if getattr(error, "report", None) is None:
-                raise
-            report = error.report
-    print(json.dumps(report.as_dict()) if arguments.json else visible(report, lines=True))
-    return _EXIT_REFUSED if report.refused else 0
-
-
-@contextmanager
-def _opened(address: str, *, new: bool = False, setup: bool = False) -> Iterator[Any]:
-    """Open the saver at an address.
-
-    Args:
-        address: Of Postgres, or a file.
-        new: Whether the file may be made.
-        setup: Whether its tables are made.
-
-    Raises:
-        ConfigError: The package of the saver is missing, or the file.
-        StoreError: The address is none.
-    """
-    if _is_postgres(address):
-        from memkit.db.pool import place
-
-        place(address)  # a wrong address fails here, without its text
-        try:
-            from langgraph.checkpoint.postgres import PostgresSaver
-        except ImportError:
-            raise ConfigError(
-                "a PostgresSaver needs: pip install langgraph-checkpoint-postgres"
-            ) from None
-        with PostgresSaver.from_conn_string(address) as saver:
-            if setup:
-                saver.setup()
-            yield saver
-        return
-    path = _file(address)
-    if not new and not path.is_file():
-        named = "of this name" if "@" in address or "password" in address else repr(address)
-        raise ConfigError(f"there is no file {named}; an address begins with postgresql://")
-    try:
-        from langgraph.checkpoint.sqlite import SqliteSaver
-    except ImportError:
-        raise ConfigError("a SqliteSaver needs: pip install langgraph-checkpoint-sqlite") from None
-    with SqliteSaver.from_conn_string(str(path)) as saver:
-        if setup:
-            saver.setup()
-        yield saver
-
-
-def _is_postgres(address: str) -> bool:
-    return address.startswith(("postgresql://", "postgres://"))
-
-
-def _file(address: str) -> Path:
-    if "://" in address:
-        raise ConfigError(
-            f"{address.split('://', maxsplit=1)[0]}:// is neither Postgres nor a file"
-        )
-    return Path(address)
 
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any] | None:
@@ -312,7 +246,7 @@ def _metadata(pairs: list[str] | None) -> dict[str, Any] | None:
         if not name or not sign:
             raise ConfigError(f"--metadata takes NAME=VALUE, got {pair!r}")
         try:
-            found[name] = json.loads(value)
+            found[name] = loads(value)
         except ValueError:
             found[name] = value
     return found

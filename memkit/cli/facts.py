@@ -1,27 +1,26 @@
 """`memkit facts`: keep a person's facts few, and see what is wrong with them."""
 
 import itertools
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from types import SimpleNamespace
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from memkit.cli.options import Dsn, Json, Yes
 from memkit.cli.output import agrees, emit, say, table, visible
+from memkit.cli.places import database, opened_store, postgres_saver
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore, SearchItem
 
     from memkit.factbook import FactBook
     from memkit.facts import Consolidation, Fact
-    from memkit.store import SemanticStore
 
 _PAGE = 1_000
 _SHOWN = 20  # of each kind of change
@@ -59,10 +58,13 @@ def _book(
     writes: bool = False,
 ) -> Iterator["FactBook"]:
     from memkit.factbook import FactBook
+    from memkit.namespaces import escape_label
 
-    arguments = SimpleNamespace(dsn=dsn, user=user, namespace=namespace, embeddings=embeddings)
-    place = _namespace(arguments)
-    with _database(arguments) as address, _store(arguments, address, writes=writes) as store:
+    if (user is None) == (namespace is None):
+        raise ConfigError("say whose facts: --user ID, or --namespace A,B,C")
+    labels = ("users", escape_label(user or ""), "facts")
+    place = labels if namespace is None else tuple(namespace.split(","))
+    with opened_store(dsn, embeddings, writes=writes) as store:
         yield FactBook(store, place)
 
 
@@ -191,13 +193,9 @@ def forget(
     with _book(dsn, user, namespace, embeddings=embeddings, writes=not dry_run) as book:
         facts = _known(book, keys)
         if not dry_run and not yes:
-            if not sys.stdin.isatty():
-                raise ConfigError(
-                    "forget asks before it changes anything; without a terminal: --yes"
-                )
             for fact in facts:
                 say(f"forget {visible(fact.text)}", error=True)
-        if dry_run or not (yes or agrees("Go on?")):
+        if dry_run or not (yes or agrees("Go on?", without="--yes, or --dry-run")):
             return _print(facts, as_json=json)
         facts = book.retract(*(fact.key for fact in facts))
     return _print(facts, as_json=json)
@@ -207,7 +205,16 @@ def forget(
 def export(dsn: Dsn = None, user: User = None, namespace: Where = None) -> int:
     """Write all facts as one JSON document, a list."""
     with _book(dsn, user, namespace) as book:
-        return _print(book.all(), as_json=True)
+        seen: set[str] = set()
+        print("[", end="")
+        for items in _pages(book.store, book.namespace):
+            # A fact that changes meanwhile may stand on two pages.
+            facts = [fact for fact in book.facts_of(items) if fact.key not in seen]
+            for fact in facts:
+                print(",\n" if seen else "\n", dumps(_document(fact)), sep="", end="")
+                seen.add(fact.key)
+        print("\n]")
+    return 0
 
 
 @app.command(
@@ -230,11 +237,27 @@ def consolidate(
 
     Also what is beyond the cap of its kind. Shows what would go, and asks.
     """
-    return _consolidate(SimpleNamespace(**locals()))
+    limits: dict[str, Any] = {"max_per_kind": max_per_kind, "keep_ended": keep_ended}
+    with _book(dsn, user, namespace, embeddings=embeddings, writes=not dry_run) as book:
+        facts = {fact.key: fact for fact in book.all()}
+        plan = book.consolidate(dry_run=True, **limits)
+        if not json:
+            _show(plan, facts)
+        done = False
+        if not dry_run and any(plan.counts.values()):
+            done = yes or agrees("Go on?", without="--yes, or --dry-run")
+        if done:
+            plan = book.consolidate(**limits)
+    if json:
+        emit({**plan.counts, "deleted": plan.deleted, "done": done})
+    else:
+        counts = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in plan.counts.items())
+        say(f"{'done' if done else 'nothing was changed'} ({counts})")
+    return 0
 
 
 @app.command("audit", epilog="example: memkit facts audit --user ann --checkpoints")
-def audit(
+def audit_(
     dsn: Dsn = None,
     user: User = None,
     namespace: Where = None,
@@ -249,47 +272,29 @@ def audit(
     json: Json = False,
 ) -> int:
     """Count duplicates, stale, ungrounded and orphaned facts, as rates."""
-    return _audit(SimpleNamespace(**locals()))
+    from memkit.facts import audit
 
-
-def _namespace(arguments: SimpleNamespace) -> tuple[str, ...]:
-    from memkit.namespaces import escape_label
-
-    if (arguments.user is None) == (arguments.namespace is None):
-        raise ConfigError("say whose facts: --user ID, or --namespace A,B,C")
-    if arguments.namespace is not None:
-        return tuple(arguments.namespace.split(","))
-    return ("users", escape_label(arguments.user), "facts")
-
-
-def _consolidate(arguments: SimpleNamespace) -> int:
-    from memkit.factbook import FactBook
-
-    namespace = _namespace(arguments)
-    limits = {"max_per_kind": arguments.max_per_kind, "keep_ended": arguments.keep_ended}
-    with (
-        _database(arguments) as dsn,
-        _store(arguments, dsn, writes=not arguments.dry_run) as store,
-    ):
-        book = FactBook(store, namespace)
-        facts = {fact.key: fact for fact in book.all()}
-        consolidation = book.consolidate(dry_run=True, **limits)
-        if not arguments.json:
-            _show(consolidation, facts)
-        done = False
-        if not arguments.dry_run and any(consolidation.counts.values()):
-            done = arguments.yes or _agrees()
-        if done:
-            consolidation = book.consolidate(**limits)
-        if arguments.json:
-            print(
-                json.dumps({**consolidation.counts, "deleted": consolidation.deleted, "done": done})
-            )
-        else:
-            counts = ", ".join(
-                f"{name.replace('_', ' ')}: {n}" for name, n in consolidation.counts.items()
-            )
-            print(f"{'done' if done else 'nothing was changed'} ({counts})")
+    with _book(dsn, user, namespace) as book:
+        facts = book.all()
+        said = dict(_recorded(book.store, (*book.namespace[:-1], "turns")))
+    if checkpoints:
+        threads = {str(f.source["thread_id"]) for f in facts if f.source.get("thread_id")}
+        with database(dsn) as address:
+            said.update(_in_checkpoints(address, threads))
+    look: Callable[[str | None, str], str | None] | None = None
+    if said or checkpoints:
+        look = lambda thread, message: said.get((thread, message))  # noqa: E731 - as short as it gets
+    found = audit(facts, datetime.now(UTC), said=look)
+    if json:
+        emit({**asdict(found), "rates": found.rates})
+        return 0
+    say(f"{found.current} current facts of {found.facts}")
+    rows = []
+    for name, rate in found.rates.items():
+        unknown = "not known: no recorded turns, and no --checkpoints"
+        share = unknown if rate is None else f"{rate:.1%}"
+        rows.append((name.replace("_", " "), getattr(found, name), share))
+    table(("", "facts", "share"), rows)
     return 0
 
 
@@ -309,69 +314,33 @@ def _show(consolidation: "Consolidation", facts: dict[str, "Fact"]) -> None:
         for fact in gone
     ]
     for lines in (merged, deleted):
-        print("\n".join(lines[:_SHOWN]), end="\n" if lines else "")
+        for line in lines[:_SHOWN]:
+            say(line)
         if len(lines) > _SHOWN:
-            print(f"... and {len(lines) - _SHOWN} more")
+            say(f"... and {len(lines) - _SHOWN} more")
 
 
-def _agrees() -> bool:
-    if not sys.stdin.isatty():
-        raise ConfigError("consolidate asks before it changes anything; without a terminal: --yes")
-    return agrees("Go on?")
-
-
-def _audit(arguments: SimpleNamespace) -> int:
-    from memkit.factbook import FactBook
-    from memkit.facts import audit
-
-    namespace = _namespace(arguments)
-    with _database(arguments) as dsn:
-        with _store(arguments, dsn, writes=False) as store:
-            facts = FactBook(store, namespace).all()
-            said = dict(_recorded(store, (*namespace[:-1], "turns")))
-        if arguments.checkpoints:
-            threads = {str(f.source["thread_id"]) for f in facts if f.source.get("thread_id")}
-            said.update(_in_checkpoints(dsn, threads))
-    look: Callable[[str | None, str], str | None] | None = None
-    if said or arguments.checkpoints:
-        look = lambda thread, message: said.get((thread, message))  # noqa: E731 - as short as it gets
-    found = audit(facts, datetime.now(UTC), said=look)
-    if arguments.json:
-        print(json.dumps({**asdict(found), "rates": found.rates}))
-        return 0
-    print(f"{found.current} current facts of {found.facts}")
-    for name, rate in found.rates.items():
-        count = getattr(found, name)
-        told = (
-            "not known: no recorded turns, and no --checkpoints" if rate is None else f"{rate:.1%}"
-        )
-        print(f"{name.replace('_', ' '):<16} {'' if count is None else count:>6}  {told}")
-    return 0
-
-
-def _recorded(store: "SemanticStore", namespace: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
-    """Yield the turns as TurnRecorder keeps them, by thread and message."""
+def _pages(store: "BaseStore", namespace: tuple[str, ...]) -> Iterator[list["SearchItem"]]:
     for offset in itertools.count(0, _PAGE):
         items = store.search(namespace, limit=_PAGE, offset=offset, refresh_ttl=False)
-        for item in items:
-            source = item.value.get("source") or {}
-            for message in source.get("message_ids") or ():
-                yield (source.get("thread_id"), message), str(item.value.get("text") or "")
+        yield items
         if len(items) < _PAGE:
             return
 
 
+def _recorded(store: "BaseStore", namespace: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
+    """Yield the turns as TurnRecorder keeps them, by thread and message."""
+    for item in itertools.chain.from_iterable(_pages(store, namespace)):
+        source = item.value.get("source") or {}
+        for message in source.get("message_ids") or ():
+            yield (source.get("thread_id"), message), str(item.value.get("text") or "")
+
+
 def _in_checkpoints(dsn: str, threads: set[str]) -> Iterator[tuple[Place, str]]:
     """Yield the messages of the threads' latest checkpoints."""
-    try:
-        from langgraph.checkpoint.postgres import PostgresSaver
-    except ImportError:
-        raise ConfigError(
-            "--checkpoints needs langgraph-checkpoint-postgres: pip install 'memkit[local]'"
-        ) from None
     from memkit.messages import id_of, text_of
 
-    with PostgresSaver.from_conn_string(dsn) as saver:
+    with postgres_saver(dsn) as saver:
         for thread in sorted(threads):
             messages = _messages(saver, thread)
             for i, message in enumerate(messages):
@@ -400,54 +369,3 @@ def _messages(saver: "BaseCheckpointSaver[Any]", thread: str) -> Sequence[Any]:
     lists = [getattr(value, "value", value) for value in written]
     messages = [m for each in lists for m in (each if isinstance(each, list) else [each])]
     return [m for m in convert_to_messages(messages) if m.type != "remove"]
-
-
-@contextmanager
-def _database(arguments: SimpleNamespace) -> Iterator[str]:
-    """Yield the address of the database, the embedded one's by default."""
-    if arguments.dsn is not None:
-        yield arguments.dsn
-        return
-    from memkit.local import postgres
-
-    with postgres() as dsn:
-        yield dsn
-
-
-@contextmanager
-def _store(arguments: SimpleNamespace, dsn: str, *, writes: bool) -> Iterator["SemanticStore"]:
-    """Open the store; who writes facts needs the embeddings that their vectors were made with.
-
-    A store that holds no vectors needs none; the embedded one holds those of `memkit.local`.
-    """
-    from memkit.store import SemanticStore
-
-    with SemanticStore.open(dsn, search_mode="text") as store:
-        if arguments.dsn is None:
-            store.setup()
-        dims = store.stored_dims()
-        if not writes or dims is None:
-            yield store
-            return
-    name = arguments.embeddings or ("local" if arguments.dsn is None else None)
-    with SemanticStore.open(dsn, embed=_embeddings(name, dims)) as store:
-        yield store
-
-
-def _embeddings(name: str | None, dims: int) -> Any:
-    if name is None:
-        raise ConfigError(
-            f"the facts have vectors of {dims} dimensions, and what is rewritten needs new ones: "
-            'say with --embeddings what they were made with ("local", or '
-            '"openai:text-embedding-3-small")'
-        )
-    if name == "local":
-        from memkit.local import embeddings
-
-        return embeddings()
-    from langgraph.store.base import ensure_embeddings
-
-    try:
-        return ensure_embeddings(name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"cannot make embeddings of {name!r}: {error}") from error

@@ -1,6 +1,6 @@
 """Options that several commands share, and the rules between options."""
 
-from types import SimpleNamespace
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -13,6 +13,19 @@ Dsn = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="for programs")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="default with a key: gpt-4o-mini")
+]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="an OpenAI-compatible server")
+]
+Gguf = Annotated[
+    str | None,
+    typer.Option("--gguf", metavar="PATH", help="a model that llama.cpp runs in this process"),
+]
+NoModel = Annotated[
+    bool, typer.Option("--no-model", help="no model, even if OPENAI_API_KEY is set")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
 _MANY = {"--thread", "--metadata", "--pinned", "--fields"}
@@ -34,8 +47,8 @@ def spread(words: list[str]) -> list[str]:
     return told
 
 
-def only_one(arguments: SimpleNamespace, *names: str) -> None:
+def only_one(options: Mapping[str, object]) -> None:
     """Refuse options that contradict each other, as wrong usage."""
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
+    given = [name for name, value in options.items() if value]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} contradict each other")

@@ -1,28 +1,21 @@
 """`memkit store`: bring a store along."""
 
-import json
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from memkit.cli.facts import _database, _embeddings
 from memkit.cli.options import Dsn, Json, only_one
-from memkit.cli.output import emit, table
+from memkit.cli.output import emit, progress, say, table
+from memkit.cli.places import database, embeddings_of
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memkit.store import SemanticStore
-    from memkit.store.reembed import Move
     from memkit.store.transfer import ImportReport
-
-_EVERY_S = 1.0  # between two lines of progress
-
 
 app = typer.Typer(help="bring a store along, and see what it takes")
 
@@ -83,10 +76,49 @@ def import_(
 
     What is there already stays as it is. Stopped at any moment, the same command goes on.
     """
+    only_one({"--embed": embed, "--search-mode": search_mode})
+    from memkit.store.transfer import import_postgres_store
+
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is at least 1, not {batch_size}")
     fields = fields or ["text"]
-    arguments = SimpleNamespace(**locals())
-    only_one(arguments, "embed", "search_mode")
-    return _import(arguments)
+    words_alone = search_mode == "text"
+    name = "local" if embed is None and dsn is None and not words_alone else embed
+    started = time.monotonic()
+    with (
+        database(dsn) as address,
+        _target(address, fields, name, setup=not dry_run or dsn is None) as store,
+        progress("items read") as advance,
+    ):
+        report = import_postgres_store(
+            source,
+            store,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            vectors=not words_alone,
+            dry_run=dry_run,
+            progress=advance and (lambda so_far: advance(so_far.read, so_far.total)),
+        )
+    if json:
+        emit({**asdict(report), "dry_run": dry_run})
+        return 0
+    say(f"{report.read:>9,} items read in {time.monotonic() - started:.1f} s")
+    _show(report, dry_run=dry_run)
+    if report.other_embeddings:
+        again = "would be " if dry_run else "was "
+        say(f"the vectors are of other embeddings than {name or 'local'}: none {again}copied")
+    texts = report.vectors_copied + report.texts_embedded + report.texts_without_vector
+    if report.written and not texts:
+        say(
+            f"no item has a text under {' '.join(fields)}: queries will find none of them; say "
+            "with --fields what to index, and --overwrite"
+        )
+    elif report.texts_without_vector and not words_alone:
+        say(
+            f"{report.texts_without_vector:>9,} texts have no vector: --embed NAME --overwrite "
+            "makes them"
+        )
+    return 0
 
 
 @app.command(
@@ -128,9 +160,45 @@ def reembed(
     Processes with the old embeddings are served meanwhile, and until --finish. Stopped at any
     moment, the same command goes on.
     """
-    arguments = SimpleNamespace(**locals())
-    only_one(arguments, "finish", "abandon")
-    return _reembed(arguments)
+    only_one({"--finish": finish, "--abandon": abandon})
+    from memkit.store.meta import model_of
+    from memkit.store.reembed import abandon as give_up
+    from memkit.store.reembed import reembed as move_to
+
+    if abandon:
+        with database(dsn) as address:
+            was_moving = give_up(address)
+        if json:
+            emit({"abandoned": was_moving})
+        else:
+            say("the move is given up" if was_moving else "no move is under way")
+        return 0
+    if embed is None:
+        raise ConfigError("say with --embed NAME what the new vectors are made with")
+    embeddings = embeddings_of(embed)
+    with database(dsn) as address, progress("texts embedded") as advance:
+        move = move_to(
+            address,
+            embeddings,
+            dims=dims,
+            model=model_of(embeddings) or embed,
+            vector_type=vector_type,
+            batch_size=batch_size,
+            finish=finish,
+            progress=advance and (lambda so_far: advance(so_far.embedded, so_far.missing)),
+        )
+    if json:
+        emit(asdict(move))
+        return 0
+    say(f"{move.embedded:>9,} texts embedded; the store has the vectors of {move.model!r}")
+    if move.dropped:
+        say("the old vectors are gone")
+    else:
+        say(
+            "processes with the old embeddings are still served: start them anew with these, then "
+            "say --finish"
+        )
+    return 0
 
 
 @app.command(
@@ -142,7 +210,7 @@ def stats(dsn: Dsn = None, json: Json = False) -> int:
     """Count what a store holds, and say what its tables and indexes take."""
     from memkit.store.stats import store_stats
 
-    with _database(SimpleNamespace(dsn=dsn)) as address:
+    with database(dsn) as address:
         found = asdict(store_stats(address))
     if json:
         emit(found)
@@ -160,129 +228,26 @@ def stats(dsn: Dsn = None, json: Json = False) -> int:
     return 0
 
 
-def _reembed(arguments: SimpleNamespace) -> int:
-    from memkit.store.meta import model_of
-    from memkit.store.reembed import abandon, reembed
-
-    if arguments.abandon:
-        with _database(arguments) as dsn:
-            was_moving = abandon(dsn)
-        if arguments.json:
-            print(json.dumps({"abandoned": was_moving}))
-        else:
-            print("the move is given up" if was_moving else "no move is under way")
-        return 0
-    if arguments.embed is None:
-        raise ConfigError("say with --embed NAME what the new vectors are made with")
-    embeddings = _embeddings(arguments.embed, 0)
-    with _database(arguments) as dsn:
-        move = reembed(
-            dsn,
-            embeddings,
-            dims=arguments.dims,
-            model=model_of(embeddings) or arguments.embed,
-            vector_type=arguments.vector_type,
-            batch_size=arguments.batch_size,
-            finish=arguments.finish,
-            progress=_Progress(_told_of_move) if sys.stderr.isatty() else None,
-        )
-    if arguments.json:
-        print(json.dumps(asdict(move)))
-        return 0
-    print(f"{move.embedded:>9,} texts embedded; the store has the vectors of {move.model!r}")
-    if move.dropped:
-        print("the old vectors are gone")
-    else:
-        print(
-            "processes with the old embeddings are still served: start them anew with these, then "
-            "say --finish"
-        )
-    return 0
-
-
-def _told_of_move(move: "Move") -> str:
-    return f"{move.embedded:,} of {move.missing:,} texts embedded"
-
-
-def _told_of_import(report: "ImportReport") -> str:
-    return f"{report.read:,} items read, {report.written:,} written"
-
-
-def _import(arguments: SimpleNamespace) -> int:
-    from memkit.store.transfer import import_postgres_store
-
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size is at least 1, not {arguments.batch_size}")
-    started = time.monotonic()
-    with _database(arguments) as dsn, _store(arguments, dsn) as store:
-        report = import_postgres_store(
-            arguments.source,
-            store,
-            batch_size=arguments.batch_size,
-            overwrite=arguments.overwrite,
-            vectors=arguments.search_mode != "text",
-            dry_run=arguments.dry_run,
-            progress=_Progress(_told_of_import) if sys.stderr.isatty() else None,
-        )
-    if arguments.json:
-        print(json.dumps({**asdict(report), "dry_run": arguments.dry_run}))
-    else:
-        _show(report, arguments, time.monotonic() - started)
-    return 0
-
-
 @contextmanager
-def _store(arguments: SimpleNamespace, dsn: str) -> Iterator["SemanticStore"]:
+def _target(
+    address: str, fields: list[str], embed: str | None, *, setup: bool
+) -> Iterator["SemanticStore"]:
     from memkit.store import SemanticStore
 
-    name = arguments.embed
-    if name is None and arguments.dsn is None and arguments.search_mode != "text":
-        name = "local"
-    embed = None if name is None else _embeddings(name, 0)
-    mode: Any = "text" if embed is None else "hybrid"
-    with SemanticStore.open(dsn, embed=embed, fields=arguments.fields, search_mode=mode) as store:
-        if not arguments.dry_run or arguments.dsn is None:
+    embeddings = None if embed is None else embeddings_of(embed)
+    mode: Any = "text" if embeddings is None else "hybrid"
+    with SemanticStore.open(address, embed=embeddings, fields=fields, search_mode=mode) as store:
+        if setup:
             store.setup()
         yield store
 
 
-class _Progress:
-    """Tells on a terminal how far something is."""
-
-    def __init__(self, tell: Callable[[Any], str]) -> None:
-        self._tell = tell
-        self._told = time.monotonic()
-
-    def __call__(self, report: Any) -> None:
-        if time.monotonic() - self._told >= _EVERY_S:
-            self._told = time.monotonic()
-            print(self._tell(report), file=sys.stderr, flush=True)
-
-
-def _show(report: "ImportReport", arguments: SimpleNamespace, seconds: float) -> None:
-    would = "would be " if arguments.dry_run else ""
-    again = "would be " if arguments.dry_run else "was "
-    print(f"{report.read:>9,} items read in {seconds:.1f} s")
-    print(f"{report.written:>9,} {would}written")
-    print(f"{report.skipped:>9,} there already")
-    print(f"{report.expired:>9,} left out: their time to live is over")
+def _show(report: "ImportReport", *, dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
+    say(f"{report.written:>9,} {would}written")
+    say(f"{report.skipped:>9,} there already")
+    say(f"{report.expired:>9,} left out: their time to live is over")
     if report.refused:
-        print(f"{report.refused:>9,} left out: an empty label, or a value that is no mapping")
-    print(f"{report.vectors_copied:>9,} vectors {would}copied")
-    print(f"{report.texts_embedded:>9,} texts {would}embedded anew")
-    if report.other_embeddings:
-        print(
-            f"the vectors are of other embeddings than {arguments.embed or 'local'}: none {again}"
-            "copied"
-        )
-    texts = report.vectors_copied + report.texts_embedded + report.texts_without_vector
-    if report.written and not texts:
-        print(
-            f"no item has a text under {' '.join(arguments.fields)}: queries will find none of "
-            "them; say with --fields what to index, and --overwrite"
-        )
-    elif report.texts_without_vector and arguments.search_mode != "text":
-        print(
-            f"{report.texts_without_vector:>9,} texts have no vector: --embed NAME --overwrite "
-            "makes them"
-        )
+        say(f"{report.refused:>9,} left out: an empty label, or a value that is no mapping")
+    say(f"{report.vectors_copied:>9,} vectors {would}copied")
+    say(f"{report.texts_embedded:>9,} texts {would}embedded anew")

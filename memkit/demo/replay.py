@@ -299,7 +299,7 @@ def question_graph(memory: Memory, options: Options) -> Graph:
         asked = state["messages"][-1]
         view = state["llm_input_messages"]
         if options.model is None:
-            text = _quoted(state["recalled"])
+            text = quoted(state["recalled"])
         else:
             text = text_of(options.model.invoke(view, config))
         answer: Answer = {
@@ -364,8 +364,8 @@ def _message(line: Line, text: str | None = None) -> AnyMessage:
     )
 
 
-def _quoted(recalled: list[Recalled]) -> str:
-    """Return the model-free answer: the best memory, word for word."""
+def quoted(recalled: list[Recalled]) -> str:
+    """Return the answer of no model: the best memory, word for word."""
     if not recalled:
         return "I remember nothing about that."
     best = recalled[0]

@@ -17,6 +17,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.rule import Rule
 from rich.table import Table
@@ -187,6 +188,7 @@ class Screen:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task: TaskID = progress.add_task(what, total=total)

@@ -21,6 +21,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from memkit.checkpoints.schedule import FileTurn, PostgresTurn, prune_every
 from memkit.cli import main
 from memkit.errors import ConfigError
+from tests.fakes import Terminal
 from tests.threads import config, states, tree
 
 TURNS = 6
@@ -90,12 +91,11 @@ def test_prune_asks_shows_and_removes(
     assert would["dry_run"]
     assert main(command) == 1
     assert "--yes" in capsys.readouterr().err
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda _: "")
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
     assert main(command) == 0
     assert "nothing was removed" in capsys.readouterr().err
     assert count(address) == before
-    monkeypatch.setattr("builtins.input", lambda _: "y")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert main([*command, "--json"]) == 0
     went = told(capsys)
     assert went["checkpoints"] == would["checkpoints"]

@@ -1,6 +1,5 @@
 """`memkit facts`, as it is called."""
 
-import io
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from memkit.cli import main
 from memkit.facts import Fact
 from memkit.local import embeddings
 from memkit.state import merge_memory
+from tests.fakes import Terminal
 from tests.graphs import config, memory_graph, said
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=800)
@@ -35,11 +35,6 @@ class Delta(TypedDict):
     recalled: list[dict[str, Any]]
     llm_input_messages: list[AnyMessage]
     memory: Annotated[dict[str, Any], merge_memory]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_consolidate_shows_asks_and_keeps_the_vectors(
