@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAGE = 1_000
+_PAGE = 10_000
 _MATCHING = 50  # facts with the same words or attribute
 _EVERYTHING = 1_000_000
 # Each failed attempt means that another writer of the same person got through.
@@ -104,11 +104,11 @@ class FactBook:
 
     def history(self, key: str) -> list[Fact]:
         """Return a fact with what it replaced and what replaced it, oldest first."""
-        return history(run(self.reading()), key)
+        return history(run(self.tracing(key)), key)
 
     async def ahistory(self, key: str) -> list[Fact]:
         """Do what `history` does without blocking the event loop."""
-        return history(await arun(self.reading()), key)
+        return history(await arun(self.tracing(key)), key)
 
     def confirm(self, *facts: Fact | str, at: datetime | None = None) -> list[Fact]:
         """Note that the person confirmed current facts, given themselves or by their keys.
@@ -222,6 +222,25 @@ class FactBook:
             if len(items) < _PAGE:
                 return list(found.values())
             offset += _PAGE
+
+    def tracing(self, key: str) -> Body[list[Fact]]:
+        """Return a fact and all that is linked to it, without reading all the others."""
+        found: dict[str, Fact] = {}
+        traced: set[str] = set()
+        step = {key}
+        while step:
+            traced |= step
+            behind = [
+                SearchOp(self.namespace, {link: each}, _PAGE, refresh_ttl=False)
+                for each in sorted(step)
+                for link in ("supersedes", "superseded_by")
+            ]
+            read = yield StoreBatch(self.store, [*self.gets(sorted(step)), *behind])
+            items = [item for each in read for item in (each if isinstance(each, list) else [each])]
+            found |= {fact.key: fact for fact in self.facts_of(items)}
+            links = {link for f in found.values() for link in (f.supersedes, f.superseded_by)}
+            step = {each for each in (*found, *links) if each is not None} - traced
+        return list(found.values())
 
     def getting(self, keys: Sequence[str]) -> Body[list[Fact | None]]:
         """Return the facts with these keys, None where there is none."""

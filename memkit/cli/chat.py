@@ -167,7 +167,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
             changes.append(("-", fact.text))
         elif was is not None and was.last_confirmed != fact.last_confirmed:
             changes.append(("=", fact.text))
-    return changes
+    return sorted(changes, key=lambda change: ("-+=".index(change[0]), change[1]))
 
 
 def _opened(stack: ExitStack, address: str, embeddings: str) -> tuple[Any, Any]:

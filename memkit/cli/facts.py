@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memkit.factbook import FactBook
     from memkit.facts import Consolidation, Fact
 
-_PAGE = 1_000
+_PAGE = 10_000
 _SHOWN = 20  # of each kind of change
 Place: TypeAlias = tuple[str | None, str]  # thread and message
 

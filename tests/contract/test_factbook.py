@@ -7,6 +7,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langgraph.store.base import BaseStore, Op, Result
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.postgres import PostgresStore
@@ -15,7 +17,7 @@ from memkit import SemanticStore
 from memkit.effects import PutIf, arun, run
 from memkit.errors import ConfigError, VersionConflict
 from memkit.factbook import FactBook
-from memkit.facts import Fact
+from memkit.facts import Fact, history
 from tests.fakes import HashEmbeddings
 
 FACTS = ("users", "ann", "facts")
@@ -195,3 +197,20 @@ def test_a_users_book_is_found_by_the_id_as_it_is() -> None:
     for wrong in ("users", ("users", "a.b"), ("users", "{user_id}")):
         with pytest.raises(ConfigError):
             FactBook(InMemoryStore(), wrong)
+
+
+@given(
+    st.lists(st.tuples(st.none() | st.integers(0, 7), st.none() | st.integers(0, 7)), max_size=8)
+)
+def test_a_history_is_read_link_by_link(links: list[tuple[int | None, int | None]]) -> None:
+    def name(number: int | None) -> str | None:
+        return None if number is None else f"k{number}"
+
+    book = FactBook(InMemoryStore(), ("users", "ann", "facts"))
+    facts = [
+        Fact(f"I own {n}", key=f"k{n}", supersedes=name(before), superseded_by=name(after))
+        for n, (before, after) in enumerate(links)
+    ]
+    book.store.batch([book.put_of(fact) for fact in facts])
+    for number in range(8):
+        assert book.history(f"k{number}") == history(book.all(), f"k{number}")

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from memkit.cli import main
+
 ROOT = Path(__file__).parents[2]
 PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "HOWTO.md")}
 BLOCK = re.compile(
     r"(?P<skip><!-- not run[^>]*-->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL
 )
+
+DAY = r"\d{4}-\d\d-\d\d"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -45,3 +49,16 @@ def test_commands_links_and_pictures_exist(page: str) -> None:
         assert (ROOT / link).exists(), link
     for name in re.findall(r"python -m benchmarks (\w+)", page):
         assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
+
+
+def test_the_talk_is_what_chat_shows(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = [b for b in BLOCK.finditer(PAGES["README.md"]) if b["kind"] == "talk"]
+    lines = block["body"].splitlines(keepends=True)
+    typed = "".join(line[2:] for line in lines if line.startswith("> "))
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main(["chat", "--no-model", "--dsn", dsn]) == 0
+    said = "".join(line for line in lines if not line.startswith("> "))
+    told = [t for t in capsys.readouterr().out.splitlines() if "thread chat-" not in t]
+    assert re.sub(DAY, "DAY", "\n".join(told)) == re.sub(DAY, "DAY", said.strip())

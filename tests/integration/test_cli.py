@@ -186,3 +186,24 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "checkpoints" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("memkit fa", {"facts"}),
+        ("memkit facts f", {"forget"}),
+        ("memkit facts list --status ", {"current", "superseded", "retracted"}),
+    ],
+)
+def test_a_shell_completes(typed: str, offered: set[str]) -> None:
+    asked = {"_MEMKIT_COMPLETE": "complete_bash", "COMP_WORDS": typed}
+    code = "import sys; from memkit.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, "COMP_CWORD": str(typed.count(" "))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == offered
