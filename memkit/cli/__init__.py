@@ -13,8 +13,9 @@ from typer.exceptions import TyperException
 
 from memkit.cli import chat, checkpoints, demo, doctor, facts, store
 from memkit.cli.options import spread
-from memkit.cli.output import say, visible
+from memkit.cli.output import say
 from memkit.cli.trouble import expected_errors
+from memkit.terminal import visible
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # what shells report for SIGINT
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = spread(list(sys.argv[1:] if argv is None else argv))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without some character shows "?"
-    logging.basicConfig(level=logging.WARNING, format="memkit: %(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("memkit: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # What goes wrong with a connection comes up as an error here; the driver need not tell it too.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     try:
@@ -62,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         detail = " ".join(str(error).split()) or type(error).__name__
         print(f"memkit: error: {visible(detail)}", file=sys.stderr)
         return _EXIT_FAILED
+
+
+class _Formatter(logging.Formatter):
+    """Warnings may name what came from data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), lines=True)
 
 
 def _interrupted(words: Sequence[str]) -> int:

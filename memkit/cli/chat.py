@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from memkit.cli.options import BaseUrl, Dsn, Gguf, Json, ModelName, NoModel
-from memkit.cli.output import emit, say, visible
+from memkit.cli.output import emit, say
 from memkit.cli.places import chosen_model, database, embeddings_of
 from memkit.cli.trouble import expected_errors
+from memkit.terminal import visible
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

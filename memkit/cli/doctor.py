@@ -177,15 +177,14 @@ def _extension(dsn: str) -> str:
 
     with translated(dsn), connect(dsn) as connection:
         row = connection.execute(
-            "SELECT coalesce(installed_version, default_version), installed_version IS NOT NULL "
-            "FROM pg_available_extensions WHERE name = 'vector'"
+            "SELECT coalesce(installed_version, default_version) FROM pg_available_extensions "
+            "WHERE name = 'vector'"
         ).fetchone()
     if row is None:
         raise ConfigError("the server has no pgvector")
-    found, is_created = row
-    if tuple(int(part) for part in found.split(".")[:2]) < (0, 8):
-        raise ConfigError(f"pgvector {found} is older than 0.8")
-    return f"pgvector {found}" + ("" if is_created else ", not yet in this database")
+    if tuple(int(part) for part in row[0].split(".")[:2]) < (0, 8):
+        raise ConfigError(f"pgvector {row[0]} is older than 0.8")
+    return f"pgvector {row[0]}"
 
 
 def _store(dsn: str) -> str:

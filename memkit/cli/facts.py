@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from memkit.cli.options import Dsn, Json, Yes
-from memkit.cli.output import agrees, emit, say, table, visible
+from memkit.cli.output import agrees, emit, say, table
 from memkit.cli.places import database, opened_store, postgres_saver
 from memkit.errors import ConfigError
+from memkit.terminal import visible
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver

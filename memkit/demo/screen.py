@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -35,6 +36,7 @@ from memkit.demo.replay import (
     Turn,
 )
 from memkit.state import Recalled
+from memkit.terminal import visible
 
 _SHOWN_FACTS = 5
 _SHOWN_RECALLED = 3
@@ -100,7 +102,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(Text(text))
+        self.console.print(_text(text))
 
     def _draw(self, *parts: RenderableType, in_picture: bool = True) -> None:
         self.console.print(*parts, sep="")
@@ -113,7 +115,7 @@ class Screen:
         """Draw session by session, then question by question, then the totals."""
         tally = Tally(conversation)
         lines = sum(len(session.lines) for session in conversation.sessions)
-        self._draw(Text(conversation.title, style="bold"))
+        self._draw(_text(conversation.title, style="bold"))
         known_stale: set[str] = set()
         questions = 0
         with self._bar("replaying", lines + len(conversation.questions)) as advance:
@@ -191,12 +193,17 @@ class Screen:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task: TaskID = progress.add_task(what, total=total)
+            task: TaskID = progress.add_task(escape(visible(what)), total=total)
             yield lambda count: progress.advance(task, count)
 
 
+def _text(text: str, style: str = "", **more: Any) -> Text:
+    """Return text from anywhere, which steers no terminal."""
+    return Text(visible(text, lines=True), style=style, **more)
+
+
 def _rule(title: str) -> Rule:
-    return Rule(Text(title, style="bold cyan"), align="left", style="cyan", characters="─")
+    return Rule(_text(title, style="bold cyan"), align="left", style="cyan", characters="─")
 
 
 def _day(text: str | None) -> str:
@@ -250,7 +257,7 @@ def _quoted_lines(text: str) -> list[Text]:
 
 
 def _one_line(text: str, style: str = "") -> Text:
-    return Text(" ".join(text.split()), style=style, no_wrap=True, overflow="ellipsis")
+    return _text(" ".join(text.split()), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _facts(
@@ -267,8 +274,8 @@ def _facts(
     for fact in ranked[:_SHOWN_FACTS]:
         colour = _FRESHNESS_STYLE.get(fact["freshness"] or "", "") if by_freshness else ""
         table.add_row(
-            Text(_day(fact["last_updated"]), style=colour),
-            Text(fact["kind"]),
+            _text(_day(fact["last_updated"]), style=colour),
+            _text(fact["kind"]),
             _one_line(fact["text"], style),
         )
     if len(facts) <= _SHOWN_FACTS:
@@ -279,10 +286,10 @@ def _facts(
 def _answer(event: QuestionAnswered) -> Sequence[RenderableType]:
     mark = Text("✓ evidence recalled", "green") if event.hit else Text("✗ not recalled", "red")
     grid = _grid()
-    grid.add_row("answer", Text(event.answer["text"]))
-    grid.add_row("expected", Text.assemble(event.question.answer, "   ", mark))
+    grid.add_row("answer", _text(event.answer["text"]))
+    grid.add_row("expected", Text.assemble(_text(event.question.answer), "   ", mark))
     grid.add_row("recalled", _recalled(event.answer["recalled"], set(event.question.evidence)))
-    return [Text(event.question.text, style="bold"), Padding(grid, (0, 0, 1, 1))]
+    return [_text(event.question.text, style="bold"), Padding(grid, (0, 0, 1, 1))]
 
 
 def _recalled(items: Sequence[Recalled], evidence: set[str]) -> RenderableType:
@@ -302,7 +309,7 @@ def _recalled(items: Sequence[Recalled], evidence: set[str]) -> RenderableType:
         table.add_row(
             Text("✓" if is_evidence else "", style="green"),
             Text(item["source"], style="magenta"),
-            Text(_day(item["last_updated"])),
+            _text(_day(item["last_updated"])),
             # A turn says what was said on its day: only facts age.
             Text(item["freshness"] if item["source"] == "facts" else "", style=style),
             Text(score[:4]),
@@ -344,7 +351,7 @@ def _rows(tallies: Sequence[Tally]) -> Table:
     for tally in tallies:
         turns = len(tally.turns) or 1
         table.add_row(
-            tally.conversation.id,
+            _text(tally.conversation.id),
             str(tally.sessions),
             str(tally.messages),
             f"{tally.full / turns:,.0f}",

@@ -207,3 +207,13 @@ def test_a_shell_completes(typed: str, offered: set[str]) -> None:
         check=True,
     )
     assert set(done.stdout.split()) == offered
+
+
+def test_warnings_steer_no_terminal() -> None:
+    code = (
+        "import logging\nfrom memkit.cli import main\nmain(['--version'])\n"
+        f"logging.getLogger('memkit').warning('left out %s', {HOSTILE!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith(r"memkit: WARNING: left out \x1b[31mred")
+    assert not steers(done.stderr)

@@ -1,5 +1,6 @@
 """`memkit demo` as a person runs it: end to end, killed and gone on, with a model, and misused."""
 
+import io
 import json
 import os
 import random
@@ -12,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from memkit.cli import main
 from memkit.demo import replay
-from memkit.demo.conversations import load_locomo, load_story
+from memkit.demo.conversations import (
+    Conversation,
+    Line,
+    Question,
+    Session,
+    load_locomo,
+    load_story,
+)
+from memkit.demo.replay import Closing, Event, KeptFact, QuestionAnswered, SessionEnded
+from memkit.demo.screen import Screen
 from tests.openai_server import completion, openai_server
 
 pytestmark = pytest.mark.slow
@@ -241,6 +252,54 @@ def test_other_data_under_the_same_name_is_refused_until_fresh(
     assert not any("parrot" in text for text in texts)
 
 
+def test_a_hostile_conversation_steers_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[31mparrot\x1b]0;title\x07 [bold]\u202e"
+    data = tmp_path / "small.json"
+    told = json.dumps(SMALL[:1]).replace("parrot", json.dumps(hostile)[1:-1])
+    data.write_text(told.replace("talk-1", "talk\\u001b[31m[/]"), encoding="utf-8")
+    run = ["demo", "--no-model", "--data", str(data), "--data-dir", str(tmp_path / "data")]
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert r"talk\x1b[31m[/]" in out
+    assert not any(not char.isprintable() and char != "\n" for char in out)
+
+
+def test_a_hostile_story_is_drawn_without_steering_a_terminal() -> None:
+    hostile = "\x1b[31mparrot\x1b]0;title\x07 [bold]\u202e"
+    line = Line("d1", hostile, False, hostile, "2026-05-01T12:00:00+00:00")
+    session = Session("s1", "2026-05-01T12:00:00+00:00", (line,))
+    question = Question("q1", hostile, hostile, ("d1",), None)
+    story = Conversation("c", hostile, False, None, (session,), (question,), line.said_at)
+    kept: KeptFact = {
+        "text": hostile,
+        "kind": hostile,
+        "status": "current",
+        "last_updated": hostile,
+        "freshness": "fresh",
+    }
+    closing: Closing = {
+        "tokens": 1,
+        "known": 1,
+        "kept": [kept],
+        "superseded": [kept],
+        "stale": [kept],
+    }
+    turns: Any = [{"id": "d1", "full": 1, "sent": 1}]
+    summary = {"tokens": 1, "text": hostile}
+    memory = {**kept, "source": "facts", "score": 1.0, "message_ids": []}
+    answer: Any = {"question": "q1", "text": hostile, "sent": 1, "recalled": [memory]}
+    events: list[Event] = [
+        SessionEnded(session, 1, turns, summary, 1, closing),
+        QuestionAnswered(question, answer, hit=True),
+    ]
+    drawn = io.StringIO()
+    Screen(Console(file=drawn, width=200)).show_story(story, events)
+    assert drawn.getvalue().count(r"\x1b[31mparrot") >= 8
+    assert not any(not char.isprintable() and char != "\n" for char in drawn.getvalue())
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -256,7 +315,7 @@ def test_other_data_under_the_same_name_is_refused_until_fresh(
         (["--model", "x", "--gguf", "y"], "without --model"),
         (["--model", "x", "--no-model"], "contradicts"),
         (["--limit", "1"], "with --data"),
-        (["--fresh"], "add --yes"),
+        (["--fresh"], "say --yes"),
         (["--max-tokens", "40", "--data-dir", "{tmp}/small"], "max_tokens"),
     ],
 )
@@ -319,7 +378,8 @@ def test_doctor_finds_everything_in_place(capsys: pytest.CaptureFixture[str]) ->
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
     checks = dict(re.findall(r"^(\w+) +ok +(.+)$", output, re.MULTILINE))
-    assert set(checks) == {"python", "packages", "tokens", "embeddings", "postgres"}
+    here = {"python", "packages", "local", "agents", "tokens"}
+    assert set(checks) == here | {"embeddings", "postgres", "model"}
     assert "384 dimensions" in checks["embeddings"]
     assert re.fullmatch(r"PostgreSQL \d+\.\d+, pgvector [\d.]+", checks["postgres"])
 
