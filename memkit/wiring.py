@@ -20,6 +20,7 @@ from memkit.effects import Body, arun, run
 from memkit.errors import ConfigError
 from memkit.facts import StalenessPolicy
 from memkit.messages import id_of
+from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE
 from memkit.nodes import (
     FactExtractor,
     MemoryRecall,
@@ -47,6 +48,8 @@ def add_memory(
     destructive: bool = False,
     messages_key: str = "messages",
     limit: int = 8,
+    namespace: Sequence[str] = FACTS_NAMESPACE,
+    turns_namespace: Sequence[str] = TURNS_NAMESPACE,
 ) -> StateGraph[Any, Any, Any, Any]:
     """Wire recall, stale-fact check, summarizer and trimmer before a node, and extraction after it.
 
@@ -70,6 +73,8 @@ def add_memory(
         destructive: Also remove from the history what was folded and read, see TokenTrimmer.
         messages_key: The state key of the messages.
         limit: The most memories to recall.
+        namespace: Where facts are.
+        turns_namespace: Where turns are.
 
     Returns:
         The builder.
@@ -81,31 +86,33 @@ def add_memory(
     """
     _check(builder, around, messages_key)
     sources: tuple[Source, ...] = ("facts", "turns") if record_turns else ("facts",)
+    recall = partial(
+        MemoryRecall,
+        limit=limit,
+        sources=sources,
+        policy=policy,
+        namespace=namespace,
+        turns_namespace=turns_namespace,
+        messages_key=messages_key,
+    )
     before: dict[str, Runnable[Any, Any]] = {
-        "memory_recall": MemoryRecall(
-            limit=limit,
-            sources=sources,
-            policy=policy,
-            once_per_turn=True,
-            messages_key=messages_key,
-        ),
-        "memory_verify": StaleFactCheck(policy, messages_key=messages_key),
+        "memory_recall": recall(once_per_turn=True),
+        "memory_verify": StaleFactCheck(policy, namespace=namespace, messages_key=messages_key),
         "memory_summarize": RollingSummarizer(
             model, budget, after_extraction=True, messages_key=messages_key
         ),
         "memory_trim": TokenTrimmer(budget, destructive=destructive, messages_key=messages_key),
     }
     behind: dict[str, Runnable[Any, Any]] = {
-        "memory_remember": FactExtractor(model, messages_key=messages_key)
+        "memory_remember": FactExtractor(model, namespace=namespace, messages_key=messages_key)
     }
     if record_turns:
-        behind["memory_record"] = TurnRecorder(messages_key=messages_key)
+        behind["memory_record"] = TurnRecorder(namespace=turns_namespace, messages_key=messages_key)
     taken = sorted({*before, *behind} & set(builder.nodes))
     if taken:
         raise ConfigError(f"the graph already has nodes named {taken}; is its memory wired twice?")
     first, last = next(iter(before)), list(behind)[-1]
 
-    recall = MemoryRecall(limit=limit, sources=sources, policy=policy, messages_key=messages_key)
     _redirect(builder, around, first, last)
     schema = _schema_with_memory(builder)
     spec = builder.nodes[around]
@@ -114,7 +121,7 @@ def add_memory(
         builder.add_node(name, node, input_schema=schema, defer=spec.defer and name in before)
     for start, end in pairwise([*before, around, *behind]):
         builder.add_edge(start, end)
-    served = _ServedWithView(spec.runnable, recall, budget, messages_key)  # type: ignore[arg-type]
+    served = _ServedWithView(spec.runnable, recall(), budget, messages_key)  # type: ignore[arg-type]
     for name, each in builder.nodes.items():
         if name not in before and name not in behind:
             inner: Any = served if name == around else each.runnable

@@ -479,3 +479,31 @@ def test_a_cached_answer_would_be_anothers() -> None:
     for thread in ("t", "u"):
         graph.invoke(say("Hello"), config(thread))
     assert len(views) == 1
+
+
+@MODES
+def test_memories_may_live_elsewhere(asynchronous: bool) -> None:
+    views: list[list[AnyMessage]] = []
+    build = StateGraph(MessagesState)
+    build.add_node("respond", seen_by(views))
+    build.add_edge(START, "respond")
+    add_memory(
+        build,
+        around="respond",
+        budget=BUDGET,
+        record_turns=True,
+        namespace=("shops", "{user_id}", "known"),
+        turns_namespace=("shops", "{user_id}", "said"),
+    )
+    store = InMemoryStore()
+    graph = build.compile(store=store)
+    run(graph, say(FACT), config("first"), asynchronous)
+    run(graph, say("Where do I live?"), config("second"), asynchronous)
+    assert FACT in str(views[-1][0].content)
+    places = {space[:3] for space in store.list_namespaces()}
+    ann = ("shops", "ann@example%2Ecom")
+    assert places == {
+        (*ann, "known"),
+        (*ann, "said"),
+        (*ann, "ledger_known"),
+    }
