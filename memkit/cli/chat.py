@@ -3,14 +3,14 @@
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from memkit.cli.options import BaseUrl, Dsn, Gguf, Json, ModelName, NoModel
 from memkit.cli.output import emit, say
-from memkit.cli.places import chosen_model, database, embeddings_of
+from memkit.cli.places import chosen_model, database, embeddings_of, postgres_saver
 from memkit.cli.trouble import expected_errors
 from memkit.terminal import visible
 
@@ -62,12 +62,17 @@ def chat(
     """
     from memkit.budget import ContextBudget
     from memkit.factbook import FactBook
+    from memkit.store import SemanticStore
 
     budget = ContextBudget(max_tokens)
     chosen = chosen_model(model, base_url, gguf, none=no_model)
     with ExitStack() as stack:
         address = stack.enter_context(database(dsn))
-        store, saver = _opened(stack, address, embeddings or "local")
+        vectors = embeddings_of(embeddings or "local")
+        store = stack.enter_context(SemanticStore.open(address, embed=vectors))
+        if dsn is None:
+            store.setup()
+        saver = stack.enter_context(postgres_saver(address, setup=True))
         graph = _graph(chosen, budget).compile(checkpointer=saver, store=store)
         talk = Talk(graph, FactBook.of_user(store, user), user, budget)
         talk.thread = thread or talk.thread
@@ -171,15 +176,6 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
     return sorted(changes, key=lambda change: ("-+=".index(change[0]), change[1]))
 
 
-def _opened(stack: ExitStack, address: str, embeddings: str) -> tuple[Any, Any]:
-    from memkit.cli.places import postgres_saver
-    from memkit.store import SemanticStore
-
-    store = stack.enter_context(SemanticStore.open(address, embed=embeddings_of(embeddings)))
-    store.setup()
-    return store, stack.enter_context(postgres_saver(address, setup=True))
-
-
 def _graph(model: "BaseChatModel | None", budget: "ContextBudget") -> Any:
     from langchain_core.messages import AIMessage
     from langgraph.graph import END, START, StateGraph
@@ -210,9 +206,7 @@ def _lines() -> Iterator[str]:
     """Yield what is typed or piped in, without empty lines."""
     is_typed = sys.stdin.isatty()
     if is_typed:
-        import contextlib
-
-        with contextlib.suppress(ImportError):
+        with suppress(ImportError):
             import readline  # noqa: F401 - lines can be edited and come back
     while True:
         try:
