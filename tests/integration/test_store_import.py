@@ -466,6 +466,7 @@ def test_the_command(
     assert main([*command, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "read": 8,
+        "total": 8,
         "written": 8,
         "skipped": 0,
         "expired": 0,
