@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -48,6 +48,7 @@ _MOST_LISTS = 1_500  # k-means over more takes gigabytes
 _TURN = "1 hour"  # of whoever builds; behind PgBouncer, a crash keeps others waiting as long
 _ASK_AGAIN_S = 1.0
 _CANCEL_S = 5.0
+_CANCEL_AGAIN_S = 0.1
 
 # How long a process believes what it read about indexes, and leaves a scope alone after a look.
 _BELIEVED_S = 30.0
@@ -94,6 +95,7 @@ class Indexes:
         self._lock = threading.Lock()
         # One at a time: building takes a core.
         self._builder = ThreadPoolExecutor(1, "memkit-indexes")
+        self._submitted: list[Future[None]] = []
 
     def reach(self, prefix: Sequence[str], connection: Connection) -> Reach | None:
         """Return what the indexes for a search need; None where it is to look at everything."""
@@ -106,13 +108,14 @@ class Indexes:
     def noticed(self, prefix: Sequence[str], seconds: float) -> None:
         """Take note of a search that looked at everything, and build indexes if that was long."""
         scope, now = scope_of(prefix), time.monotonic()
-        if not self._used or seconds < _SLOW_S:
+        if seconds < _SLOW_S:
             return
         with self._lock:
-            if now - self._looked_at.get(scope, -_LEFT_ALONE_S) < _LEFT_ALONE_S:
+            if not self._used or now - self._looked_at.get(scope, -_LEFT_ALONE_S) < _LEFT_ALONE_S:
                 return
             self._looked_at[scope] = now
-        self._builder.submit(self._build_unasked, scope)
+            waiting = [future for future in self._submitted if not future.done()]
+            self._submitted = [*waiting, self._builder.submit(self._build_unasked, scope)]
 
     def build(self, *, wait: bool = False) -> list[Built]:
         """Build what pays now, and return what was built.
@@ -127,11 +130,16 @@ class Indexes:
 
     def close(self) -> None:
         """Give up what is being built, and begin nothing more."""
-        self._used = False
-        if (connection := self._building) is not None:
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=_CANCEL_S)
-        self._builder.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            self._used = False
+        self._builder.shutdown(wait=False, cancel_futures=True)
+        # A build is many statements: a cancel that comes between two of them ends none.
+        while not all(future.done() for future in self._submitted):
+            if (connection := self._building) is not None:
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=_CANCEL_S)
+            time.sleep(_CANCEL_AGAIN_S)
+        self._builder.shutdown(wait=True)
 
     def _build_unasked(self, scope: str) -> None:
         try:

@@ -288,6 +288,7 @@ def test_closing_ends_a_build(opened: Open, monkeypatch: pytest.MonkeyPatch) -> 
 
     def slow(builder: Any, *_: Any) -> Any:
         began.set()
+        time.sleep(0.5)  # the first cancel comes between two statements
         builder._execute("SELECT pg_sleep(60)")
 
     monkeypatch.setattr(indexes, "_SLOW_S", 0.0)
