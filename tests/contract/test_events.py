@@ -121,7 +121,7 @@ def test_all_nodes_together_send_every_event_as_it_is_documented(mode: str) -> N
         told = json.dumps(event)
         assert json.loads(told) == event
         assert len(told) < 2_000
-        for secret in (WORD, "4111", "Leipzig", "ann@example.com"):
+        for secret in (WORD, "4111 1111", "Leipzig", "ann@example.com"):
             assert secret not in told, event
 
 
