@@ -71,12 +71,17 @@ def merge_memory(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
     return merged
 
 
+def later(_left: Any, right: Any) -> Any:
+    """Return what was written last: branches of unequal length may write in one step."""
+    return right
+
+
 class MemoryState(MessagesState):
     """`MessagesState` and the keys that memkit's nodes write."""
 
-    summary: Summary | None
-    recalled: list[Recalled]
-    llm_input_messages: list[AnyMessage]
+    summary: Annotated[Summary | None, later]
+    recalled: Annotated[list[Recalled], later]
+    llm_input_messages: Annotated[list[AnyMessage], later]
     memory: Annotated[dict[str, Any], merge_memory]
 
 

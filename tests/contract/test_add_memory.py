@@ -7,20 +7,36 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.managed import RemainingSteps
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import CachePolicy, Command, RetryPolicy, Send, StreamWriter, interrupt
+from langgraph.types import (
+    CachePolicy,
+    Command,
+    Overwrite,
+    RetryPolicy,
+    Send,
+    StreamWriter,
+    interrupt,
+)
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from memkit import ContextBudget, add_memory
 from memkit.errors import ConfigError
+from memkit.view import RECALLED_ID, SUMMARY_ID
 from tests.graphs import BUDGET, config
 
 FACTS = ("users", "ann@example%2Ecom", "facts")
@@ -436,7 +452,6 @@ def test_a_send_is_served_a_view_of_what_it_carries(asynchronous: bool) -> None:
     [
         (lambda b: b.compile(), "before compile"),
         (lambda b: b.add_node("memory_trim", lambda s: s), "wired twice"),
-        (lambda b: b.set_node_defaults(cache_policy=CachePolicy()), "set_node_defaults"),
     ],
 )
 def test_what_cannot_be_wrapped_is_a_clear_error(wrong: Any, match: str) -> None:
@@ -507,3 +522,241 @@ def test_memories_may_live_elsewhere(asynchronous: bool) -> None:
         (*ann, "said"),
         (*ann, "ledger_known"),
     }
+
+
+@dataclass
+class Said:
+    """An update that is no dict."""
+
+    messages: Any = None
+
+
+def shown_and_more(state: Any) -> list[Any]:
+    return [*state["messages"], AIMessage("Noted.")]
+
+
+NOTES = (SUMMARY_ID, RECALLED_ID)
+ANSWERS: dict[str, Any] = {
+    "dict": lambda s: {"messages": shown_and_more(s)},
+    "command": lambda s: Command(update={"messages": shown_and_more(s)}),
+    "pairs": lambda s: Command(update=[("messages", shown_and_more(s))]),
+    "commands": lambda s: [Command(update={"messages": shown_and_more(s)})],
+    "commands and dicts": lambda s: [Command(goto=END), {"messages": shown_and_more(s)}],
+    "object": lambda s: Said(shown_and_more(s)),
+    "object in a command": lambda s: Command(update=Said(shown_and_more(s))),
+    "replaced": lambda s: {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *shown_and_more(s)]},
+    "overwritten": lambda s: {"messages": Overwrite(shown_and_more(s))},
+    "overwritten in JSON": lambda s: {"messages": {"__overwrite__": shown_and_more(s)}},
+    "one message": lambda s: {"messages": AIMessage("Noted.")},
+    "notes removed": lambda s: {
+        "messages": [*(RemoveMessage(i) for i in NOTES), *shown_and_more(s)]
+    },
+}
+
+
+@MODES
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("shortened", [True, False], ids=["shortened", "with notes"])
+def test_the_view_never_becomes_the_history(
+    shortened: bool, answer: Any, asynchronous: bool
+) -> None:
+    """Whatever a node returns of what it was shown: cut, with notes, with a result shortened."""
+    views: list[list[AnyMessage]] = []
+
+    def respond(state: Any) -> Any:
+        views.append(state["messages"])
+        return answer(state)
+
+    budget = ContextBudget(350, on_overflow="shorten_tools")
+    build = started()
+    build.add_node("respond", respond)
+    add_memory(build, around="respond", budget=budget)
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    run(graph, say(FACT), config("other"), asynchronous)
+    long = "A long result. " * 200
+    turns: list[AnyMessage] = [
+        *(HumanMessage(f"On lunch number {n} we agreed, and on its wine.") for n in range(30)),
+        HumanMessage("Where do I live?"),
+    ]
+    if shortened:
+        call = {"name": "look", "args": {}, "id": "c"}
+        turns += [AIMessage("", tool_calls=[call]), ToolMessage(long, tool_call_id="c")]
+    values = run(graph, {"messages": turns}, config("t"), asynchronous)
+    shown = views[-1]
+    assert budget.count(shown) <= 350
+    assert len(shown) < len(turns)
+    if shortened:
+        assert long not in [m.content for m in shown]
+    else:
+        assert {m.id for m in shown} >= set(NOTES)
+    kept = values["messages"]
+    assert [m.content for m in kept] == [*(m.content for m in turns), "Noted."]
+
+
+@MODES
+def test_a_node_may_cut_and_edit_the_history(asynchronous: bool) -> None:
+    def respond(state: MessagesState) -> dict[str, Any]:
+        edited = state["messages"][-1].model_copy(update={"content": "Edited."})
+        last = [RemoveMessage(REMOVE_ALL_MESSAGES), SystemMessage("Be kind."), edited]
+        return {"messages": [*last, AIMessage("Noted.")]}
+
+    build = started()
+    build.add_node("respond", respond)
+    add_memory(build, around="respond", budget=BUDGET)
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    for text in ("Hello", "And again"):
+        values = run(graph, say(text), config("t"), asynchronous)
+    assert [m.content for m in values["messages"]] == ["Be kind.", "Edited.", "Noted."]
+
+
+@MODES
+def test_a_state_without_a_reducer_keeps_its_history(asynchronous: bool) -> None:
+    class Plain(TypedDict):
+        messages: list[AnyMessage]
+
+    build = started(Plain)
+    build.add_node("listen", lambda state: {})
+    build.add_node("respond", lambda state: {"messages": shown_and_more(state)})
+    add_memory(build, around="respond", budget=ContextBudget(200))
+    graph = build.compile(store=InMemoryStore())
+    history = [HumanMessage(f"On lunch number {n} we agreed.", id=str(n)) for n in range(40)]
+    values = run(graph, {"messages": history}, config("t"), asynchronous)
+    assert [m.content for m in values["messages"]] == [*(m.content for m in history), "Noted."]
+
+
+@MODES
+@pytest.mark.parametrize("raised", [True, False], ids=["from a subgraph", "from the node"])
+def test_a_hand_over_takes_no_notes_along(raised: bool, asynchronous: bool) -> None:
+    """An agent hands over to one of the graph around it, with all that it was shown."""
+
+    def hand(state: MessagesState) -> Command[Any]:
+        handed = {"messages": [*state["messages"], AIMessage("Over to Bob.")]}
+        return Command(goto="bob", graph=Command.PARENT, update=handed)
+
+    inner = started()
+    inner.add_node("respond", hand)
+    outer = started()
+    if not raised:
+        add_memory(inner, around="respond", budget=ContextBudget(300))
+    outer.add_node("respond", inner.compile())
+    outer.add_node("bob", lambda state: {"messages": [AIMessage("Bob here.")]})
+    if raised:
+        add_memory(outer, around="respond", budget=ContextBudget(300))
+    store = InMemoryStore()
+    store.put(FACTS, "f", {"text": FACT, "kind": "address", "status": "current"})
+    graph = outer.compile(checkpointer=InMemorySaver(), store=store)
+    said = [HumanMessage(f"On lunch number {n} we agreed.") for n in range(30)]
+    values = run(
+        graph, {"messages": [*said, HumanMessage("Where do I live?")]}, config("t"), asynchronous
+    )
+    kept = [m.content for m in values["messages"]]
+    assert kept[-3:] == ["Where do I live?", "Over to Bob.", "Bob here."]
+    assert len(kept) == 33
+    assert not set(NOTES) & {m.id for m in values["messages"]}
+
+
+@MODES
+def test_a_default_cache_leaves_memory_alone(asynchronous: bool) -> None:
+    """Neither set before nor after may one user get what another was answered."""
+    for before in (True, False):
+        views: list[list[AnyMessage]] = []
+        build = started()
+        build.add_node("respond", seen_by(views))
+        if before:
+            build.set_node_defaults(cache_policy=CachePolicy())
+        add_memory(build, around="respond", budget=BUDGET)
+        if not before:
+            build.set_node_defaults(cache_policy=CachePolicy())
+        graph = build.compile(store=InMemoryStore(), cache=InMemoryCache())
+        for user in ("ann", "bob"):
+            where = {"configurable": {"thread_id": user, "user_id": user}}
+            run(graph, {"messages": [HumanMessage("Hello", id="1")]}, where, asynchronous)
+        assert len(views) == 2
+
+
+def test_keys_of_the_graphs_own_are_left_alone() -> None:
+    class State(MessagesState):
+        summary: str
+        memory: dict[str, str]
+
+    def respond(state: State) -> dict[str, Any]:
+        views.append(state["messages"])
+        return {"messages": [AIMessage("Noted.")], "summary": f"{len(state['messages'])} seen"}
+
+    views: list[list[AnyMessage]] = []
+    build = started(State)
+    build.add_node("respond", respond)
+    for name in ("summary", "memory"):
+        other: dict[str, Any] = (
+            {"memory_key": "cursors"} if name == "summary" else {"summary_key": "notes"}
+        )
+        with pytest.raises(ConfigError, match=f"key '{name}' of its own"):
+            add_memory(build, around="respond", budget=ContextBudget(300), **other)
+    with pytest.raises(ConfigError, match="for one thing"):
+        add_memory(build, around="respond", budget=BUDGET, summary_key="x", memory_key="x")
+    add_memory(
+        build,
+        around="respond",
+        budget=ContextBudget(300),
+        summary_key="notes",
+        recalled_key="found",
+        memory_key="cursors",
+    )
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    graph.invoke({**say(FACT), "memory": {"mine": "yes"}}, config("t"))
+    for n in range(30):
+        graph.invoke(say(f"And what of lunch number {n}, and of its wine?"), config("t"))
+    graph.invoke(say("Where do I live?"), config("t"))
+    values = graph.get_state(config("t")).values
+    assert values["summary"].endswith("seen")
+    assert values["memory"] == {"mine": "yes"}
+    assert values["notes"]["text"]
+    assert [one["text"] for one in values["found"]] == [FACT]
+    assert {"trim", "extract", "recall"} <= set(values["cursors"])
+    assert {m.id for m in views[-1]} >= set(NOTES)
+
+
+def test_a_state_that_is_no_class_is_an_error() -> None:
+    build: Build = StateGraph(Annotated[list[AnyMessage], add_messages])  # type: ignore[arg-type]
+    build.add_node("respond", lambda messages: [AIMessage("Noted.")])
+    build.add_edge(START, "respond")
+    with pytest.raises(ConfigError, match="no room for what memkit keeps"):
+        add_memory(build, around="respond", budget=BUDGET)
+
+
+@MODES
+def test_branches_of_unequal_length_both_lead_in(asynchronous: bool) -> None:
+    build = started()
+    for name in ("long", "longer"):
+        build.add_node(name, lambda state: {"messages": [HumanMessage("And more.")]})
+    build.add_node("respond", seen_by([]))
+    build.add_edge(START, "long")
+    build.add_edge("long", "longer")
+    build.add_edge("longer", "respond")
+    add_memory(build, around="respond", budget=BUDGET, record_turns=True)
+    graph = build.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
+    ran = steps(graph, say(FACT), config("t"), asynchronous)
+    assert ran.count("respond") == 2
+
+
+@MODES
+def test_the_messages_stream_has_the_answer_alone(asynchronous: bool) -> None:
+    build = started()
+    build.add_node("respond", lambda state: {"messages": [AIMessage("Noted.")]})
+    add_memory(build, around="respond", budget=ContextBudget(300), record_turns=True)
+    store = InMemoryStore()
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+
+    async def collect(given: Any) -> list[Any]:
+        return [e async for e in graph.astream(given, config("t"), stream_mode="messages")]
+
+    def streamed(given: Any) -> list[Any]:
+        if asynchronous:
+            return asyncio.run(collect(given))
+        return list(graph.stream(given, config("t"), stream_mode="messages"))
+
+    streamed({"messages": [HumanMessage(f"On lunch {n} we agreed.") for n in range(60)]})
+    streamed(say(FACT))
+    events = streamed(say("Where do I live?"))
+    assert graph.get_state(config("t")).values["recalled"]
+    assert [(m.content, meta["langgraph_node"]) for m, meta in events] == [("Noted.", "respond")]

@@ -31,6 +31,7 @@ from memkit import (
     add_memory,
     context,
 )
+from memkit.errors import ConfigError
 from memkit.factbook import FactBook
 from memkit.facts import abandoned
 from tests.graphs import config
@@ -166,6 +167,11 @@ def test_subgraphs(place: str, saver: Any, how: str) -> None:
     chat = Chat()
     inner = with_memory(chat) if place != "around" else chat_graph(chat)
     outer = chat_graph(inner.compile(checkpointer=saver))
+    if saver and place != "inside":
+        # Its own history would take in every view, and outgrow the budget.
+        with pytest.raises(ConfigError, match="checkpointer=True"):
+            add_memory(outer, around="chat", budget=BUDGET)
+        return
     graph = compiled(
         add_memory(outer, around="chat", budget=BUDGET) if place != "inside" else outer
     )
