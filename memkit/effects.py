@@ -207,7 +207,10 @@ def write(store: BaseStore, puts: Sequence[PutOp]) -> Body[None]:
     """
     while puts:
         first: dict[Any, PutOp] = {}
-        for put in puts:
-            first.setdefault((put.value or {}).get("text", put.key), put)
+        repeated = [
+            put
+            for put in puts
+            if first.setdefault((put.value or {}).get("text", put.key), put) is not put
+        ]
         yield StoreBatch(store, list(first.values()))
-        puts = [put for put in puts if put not in first.values()]
+        puts = repeated

@@ -177,17 +177,22 @@ class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
 
     def _learned(self, state: Mapping[str, Any], runtime: Runtime[Any]) -> Body[Update]:
         beside: int = (state.get("memory") or {}).get(_PROMPT, {}).get("beside", 0)
-        if self._summarizers[0] != beside:
-            self._summarizers = (beside, self._summarizer(beside))
-        return _each([*self._after, self._summarizers[1]], state, runtime)
+        # Runs in other threads change it meanwhile.
+        before, summarizer = self._summarizers
+        if before != beside:
+            summarizer = self._summarizer(beside)
+            self._summarizers = (beside, summarizer)
+        return _each([*self._after, summarizer], state, runtime)
 
     def _trimmer(self, request: ModelRequest[Any]) -> TokenTrimmer:
         """Return a trimmer whose budget counts what is bound to the model in this call."""
         bound = [*request.tools, *_schemas(request.response_format)]
-        if bound != self._trimmers[0]:
+        before, trimmer = self._trimmers
+        if before != bound:
             budget = replace(self.budget, tools=tuple(bound)) if bound else self.budget
-            self._trimmers = (bound, TokenTrimmer(budget))
-        return self._trimmers[1]
+            trimmer = TokenTrimmer(budget)
+            self._trimmers = (bound, trimmer)
+        return trimmer
 
     def _summarizer(self, beside: int) -> RollingSummarizer:
         """Return a summarizer that knows what the prompt takes beside the messages."""

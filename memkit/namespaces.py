@@ -13,9 +13,10 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 def escape_label(value: str) -> str:
     """Return a namespace label for any text: LangGraph refuses dots and NUL in labels.
 
-    They are percent-encoded, and so is the percent sign, so that two users never share a label.
+    They are percent-encoded, and so are braces, which stand for what is to be filled in, and the
+    percent sign, so that two users never share a label.
     """
-    return value.replace("%", "%25").replace(".", "%2E").replace("\0", "%00")
+    return re.sub(r"[%.{}\0]", lambda match: f"%{ord(match[0]):02X}", value)
 
 
 def check_namespace(template: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.prebuilt import ToolRuntime
 
 from memkit.effects import Body, arun, run
+from memkit.errors import ConfigError
 from memkit.factbook import FactBook
 from memkit.facts import Change, Fact, StalenessPolicy
 from memkit.facts.ask import Said
@@ -119,9 +120,13 @@ def memory_tools(
         source = _source(visit, messages)
         if replaces:
             [known] = yield from book.getting([replaces])
+            missing = f"not remembered: there is no current memory with the key {replaces!r:.100}"
             if known is None or known.status != "current":
-                return f"not remembered: there is no current memory with the key {replaces!r}"
-            new = yield from book.correcting(replaces, text, at, source)
+                return missing
+            try:
+                new = yield from book.correcting(replaces, text, at, source)
+            except ConfigError:  # another call at the same moment replaced it, or took it back
+                return missing
             return _told(new, f"remembered, in place of {known.text!r}")
         # The name of the call: a second run of the same call writes nothing new.
         said = Said(f"{visit.node} {call_id}", HumanMessage(text), at=at, citable=True)
@@ -137,7 +142,7 @@ def memory_tools(
         book = book_of(visit)
         known = (yield from book.getting([key]))[0] if key else None
         if known is None:
-            return f"there is no memory with the key {key!r}; search_memory shows the keys"
+            return f"there is no memory with the key {key!r:.100}; search_memory shows the keys"
         if known.status == "retracted":
             return "that is forgotten already"
         yield from book.retracting([key], book.clock())

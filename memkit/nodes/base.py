@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.store.base import BaseStore
 
-from memkit.effects import Body, arun, run
+from memkit.effects import Body, arun, run, stable_key
 from memkit.errors import ConfigError, StoreMissing
 from memkit.events import FailedEvent, MemkitEvent
 from memkit.messages import (
@@ -123,20 +123,31 @@ class Visit:
     def namespace(self, template: Sequence[str]) -> tuple[str, ...]:
         """Fill `{name}` in a namespace from the config, the runtime context, then the state.
 
+        Where the node is handed less than the state, as by a Send, the whole of it is looked at.
+
         Raises:
             ConfigError: A name is in none of them, or empty.
         """
         return tuple(
-            PLACEHOLDER.sub(lambda match: escape_label(self._lookup(match[1])), label)
+            PLACEHOLDER.sub(lambda match: escape_label(self.lookup(match[1])), label)
             for label in template
         )
 
-    def _lookup(self, name: str) -> str:
+    def lookup(self, name: str) -> str:
+        """Return what fills in a name of a namespace, see `namespace`.
+
+        Raises:
+            ConfigError: It is nowhere, or empty.
+        """
+        configurable = self.config.get("configurable") or {}
         context = self.runtime.context if self.runtime is not None else None
-        for source in (self.config.get("configurable") or {}, context, self.state):
+        for source in (configurable, context, self.state):
             value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
             if value not in (None, ""):
                 return str(value)
+        read = configurable.get(READ_CHANNEL)
+        if read is not None and _has_channel(read, name) and (value := read(name, False)):
+            return str(value)
         raise ConfigError(
             f"{self.node} needs {name!r} for its namespace, and it is in neither the config, the "
             f'runtime context nor the state; pass {{"configurable": {{"{name}": "…"}}}}'
@@ -201,6 +212,12 @@ def said_by_someone(message: BaseMessage) -> bool:
         and message.id not in {RECALLED_ID, SUMMARY_ID}
         and message.additional_kwargs.get("lc_source") != "summarization"
     )
+
+
+def latest_of_person(messages: Sequence[BaseMessage]) -> int | None:
+    """Return the position of the latest message that a person said, or None."""
+    places = range(len(messages) - 1, -1, -1)
+    return next((n for n in places if said_by_person(messages[n])), None)
 
 
 def _are_messages(given: Sequence[Any]) -> bool:
@@ -294,6 +311,36 @@ class MemoryNode(Runnable[Any, Update]):
         """
         messages = visit.read(self.messages_key) or []
         return messages if _are_messages(messages) else as_messages(messages)
+
+    def check_person(
+        self, visit: Visit, messages: Sequence[BaseMessage], *templates: Sequence[str]
+    ) -> dict[str, str]:
+        """Refuse to go on with a turn for another person than its memories were recalled for.
+
+        Whoever resumes a graph, to approve something, say, may do so as themselves; what is then
+        learned would go to them, and what is recalled come from them.
+
+        Returns:
+            A digest of each name that the namespaces are filled in with.
+
+        Raises:
+            ConfigError: A name is not what it was when the turn began, or not known.
+        """
+        names = {
+            n for template in templates for label in template for n in PLACEHOLDER.findall(label)
+        }
+        who = {name: stable_key(name, visit.lookup(name))[:16] for name in sorted(names)}
+        begun = self.cursor(visit, "recall")
+        latest = latest_of_person(messages)
+        if latest is not None and begun.get("for") == id_of(messages, latest):
+            before = begun.get("who") or {}
+            if other := [name for name in who if before.get(name, who[name]) != who[name]]:
+                raise ConfigError(
+                    f"{visit.node}: this turn was begun with another {other[0]!r} than it goes on "
+                    "with, and what is said in it would become the memory of the wrong one; go on, "
+                    "or resume, with the one that it was begun with"
+                )
+        return who
 
     def now(self, messages: Sequence[BaseMessage]) -> datetime:
         """Return the time of the turn: when it was said, else the clock."""

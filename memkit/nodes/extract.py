@@ -88,10 +88,12 @@ class FactExtractor(MemoryNode):
     Cost:
         With a model one call per visit that has new human messages. Of the store one `batch` to
         read what may be touched and one to write, and with a model one more to read before it is
-        asked; more if others change the same person's facts at that moment.
+        asked; one more where no checkpoint says what was read, and more if others change the same
+        person's facts at that moment.
 
     Raises:
-        ConfigError: A name of the namespace is not known at run time.
+        ConfigError: A name of the namespace is not known at run time, or the turn was begun for
+            another person.
         StoreMissing: The graph has no store.
         StoreError: The store failed, or others kept changing this person's facts
             (VersionConflict); nothing was written, and the next turn tries again.
@@ -139,7 +141,10 @@ class FactExtractor(MemoryNode):
         begin = self.unread(visit, self.entry, messages)
         if begin == len(messages):
             return {}
+        self.check_person(visit, messages, self.namespace)
         book = FactBook(visit.store, visit.namespace(self.namespace), clock=self.clock)
+        if not self.cursor(visit, self.entry):
+            begin = yield from self._first_unread(visit, book, messages)
         end = len(messages) if self.model is None else self._one_call(visit, messages, begin)
         said = [self._said(messages, i) for i in range(begin, end) if said_by_someone(messages[i])]
         done = self.read_through(visit, self.entry, messages, end)
@@ -170,6 +175,24 @@ class FactExtractor(MemoryNode):
             )
         )
         return done
+
+    def _first_unread(
+        self, visit: Visit, book: FactBook, messages: Sequence[BaseMessage]
+    ) -> Body[int]:
+        """Return the position of the first message that the store does not say is read.
+
+        Where no checkpoint says it: a graph without one would begin with the first on every turn.
+        """
+        people = [n for n, message in enumerate(messages) if said_by_person(message)]
+        if len(people) < 2:
+            return 0
+        origin = Origin(visit.thread_id, visit.checkpoint_id, self.version)
+        said = [self._said(messages, n) for n in people]
+        marks = yield StoreBatch(book.store, self._marks(book, said, origin))
+        unread = (n for n, mark in zip(people, marks, strict=True) if mark is None)
+        # What stands before it, an assistant's question above all, says what it is about.
+        first = next(unread, len(messages))
+        return max((n + 1 for n in people if n < first), default=0)
 
     def _said(self, messages: Sequence[BaseMessage], i: int) -> Said:
         message = messages[i]

@@ -21,7 +21,15 @@ from memkit.facts import StalenessPolicy
 from memkit.facts.model import to_utc
 from memkit.messages import digest, id_of, position_of, text_of, turn_start_at
 from memkit.namespaces import FACTS_NAMESPACE, TURNS_NAMESPACE, check_namespace
-from memkit.nodes.base import MemoryNode, Update, Visit, check_count, check_type, said_by_person
+from memkit.nodes.base import (
+    MemoryNode,
+    Update,
+    Visit,
+    check_count,
+    check_type,
+    latest_of_person,
+    said_by_person,
+)
 from memkit.ranking import Candidate, distinct, ranked
 from memkit.secrets import redacted
 from memkit.state import Recalled, Source
@@ -103,7 +111,8 @@ class MemoryRecall(MemoryNode):
         with both sources, if it names who speaks.
 
     Raises:
-        ConfigError: A name of the namespace is not known at run time.
+        ConfigError: A name of the namespace is not known at run time, or with `once_per_turn` the
+            turn was begun for another person.
         StoreMissing: The graph has no store.
     """
 
@@ -170,7 +179,8 @@ class MemoryRecall(MemoryNode):
         messages = self.messages(visit)
         if not self.once_per_turn:
             return (yield from self._search(visit, messages))
-        latest = next((n for n in reversed(range(len(messages))) if said_by_person(messages[n])), 0)
+        who = self.check_person(visit, messages, *self.namespaces.values())
+        latest = latest_of_person(messages) or 0
         entry = (
             {"for": id_of(messages, latest), "digest": digest(messages[latest])} if messages else {}
         )
@@ -179,7 +189,7 @@ class MemoryRecall(MemoryNode):
             return {}
         return {
             **(yield from self._search(visit, messages)),
-            **self.with_cursor(visit, "recall", entry),
+            **self.with_cursor(visit, "recall", {**entry, "who": who}),
         }
 
     def _search(self, visit: Visit, messages: Sequence[BaseMessage]) -> Body[Update]:

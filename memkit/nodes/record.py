@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langgraph.store.base import PutOp
+from langgraph.store.base import GetOp, PutOp
 
-from memkit.effects import Body, write
+from memkit.effects import Body, StoreBatch, write
 from memkit.events import RecordEvent
 from memkit.messages import after, id_of, said_at, speaker_of, text_of
 from memkit.namespaces import TURNS_NAMESPACE, check_namespace
@@ -42,7 +42,8 @@ class TurnRecorder(MemoryNode):
         RecordEvent when turns were recorded (memkit.events).
 
     Cost:
-        One `batch` of the store per call; one embedding per new message.
+        One `batch` of the store per call; one embedding per new message. Where no checkpoint says
+        what was read, one more, to see what is there.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TurnRecorder(MemoryNode):
         if begin == len(messages):
             return {}
         store = visit.store
+        self.check_person(visit, messages, self.namespace)
         namespace = visit.namespace(self.namespace)
         puts, changed = [], 0
         position = self._position(visit, messages, begin)
@@ -97,6 +99,15 @@ class TurnRecorder(MemoryNode):
             puts.append(
                 PutOp(namespace, turn_key(visit.thread_id, message_id), value, index=["text"])
             )
+        if puts and not self.cursor(visit, self.entry):
+            # Recorded before, without a checkpoint that says so: it keeps the time of then.
+            reads = [GetOp(put.namespace, put.key, refresh_ttl=False) for put in puts]
+            known = yield StoreBatch(store, reads)
+            puts = [
+                put
+                for put, item in zip(puts, known, strict=True)
+                if item is None or item.value.get("text") != (put.value or {})["text"]
+            ]
         yield from write(store, puts)
         visit.emit(
             RecordEvent(memkit="record", node=visit.place, recorded=len(puts), redacted=changed)

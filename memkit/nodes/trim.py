@@ -44,7 +44,9 @@ class TokenTrimmer(MemoryNode):
         `cleared` and `shortened`, what is `left_out`, and how many were `removed` on this turn.
 
     Events:
-        TrimEvent on every visit, RemoveEvent when messages leave the history (memkit.events).
+        TrimEvent on every visit, RemoveEvent when messages leave the history (memkit.events). In
+        the `messages` stream LangGraph sends what any node returns, so the notes of the view, too:
+        take there what your own node says, by `langgraph_node` of the metadata.
 
     Raises:
         BudgetTooSmall: On a turn whose system messages and latest turn do not fit.
@@ -96,7 +98,10 @@ class TokenTrimmer(MemoryNode):
             memory={**self.cursors(visit), "trim": before},
         )
         cursor = view.cursor
-        update: Update = {self.output_key: view.messages}
+        # Copies of those without an id: LangGraph gives one to what it streams, in place, and the
+        # messages of the history would be others from there on.
+        messages = [m if m.id else m.model_copy() for m in view.messages]
+        update: Update = {self.output_key: messages}
         gone: list[int] = []
         # Not on its first turn: nodes behind it have not yet said that they read this thread.
         if self.remover is not None and before.get("removes"):
@@ -117,7 +122,7 @@ class TokenTrimmer(MemoryNode):
             "left_out": view.left_out,
             "removed": len(gone),
         }
-        messages = view.history.messages
+        history = view.history.messages
         visit.emit(
             TrimEvent(
                 memkit="trim",
@@ -129,12 +134,12 @@ class TokenTrimmer(MemoryNode):
                 dropped=view.dropped_since(view.history.start),
                 orphaned=view.orphaned,
                 set_aside=view.set_aside,
-                cleared=[id_of(messages, i) for i in view.cleared],
+                cleared=[id_of(history, i) for i in view.cleared],
                 shortened=view.shortened,
                 left_out=view.left_out,
             )
         )
-        end_id = id_of(messages, len(messages) - 1) if messages else None
+        end_id = id_of(history, len(history) - 1) if history else None
         entry = {**cursor, "end_id": end_id, "tokens": view.tokens, "report": report}
         if self.remover is not None:
             entry["removes"] = True

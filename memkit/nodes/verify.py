@@ -23,7 +23,7 @@ from memkit.nodes.base import (
     Visit,
     check_count,
     check_type,
-    said_by_person,
+    latest_of_person,
     utc_now,
 )
 from memkit.state import Recalled
@@ -165,8 +165,7 @@ class StaleFactCheck(MemoryNode):
 
     def _turn(self, visit: Visit) -> Turn:
         messages = self.messages(visit)
-        places = range(len(messages) - 1, -1, -1)
-        last = next((i for i in places if said_by_person(messages[i])), None)
+        last = latest_of_person(messages)
         by = None if last is None else id_of(messages, last)
         return Turn(visit.thread_id, by, self.now(messages))
 
@@ -182,6 +181,7 @@ class StaleFactCheck(MemoryNode):
                     "no checkpointer to wait in; compile it with "
                     'builder.compile(checkpointer=..., store=...), or use on_stale="mark"'
                 )
+        self.check_person(visit, self.messages(visit), self.namespace)
         return FactBook(visit.store, visit.namespace(self.namespace), clock=self.clock)
 
     def _judged(self, item: Mapping[str, Any], now: datetime) -> Recalled:

@@ -760,3 +760,55 @@ def test_the_messages_stream_has_the_answer_alone(asynchronous: bool) -> None:
     events = streamed(say("Where do I live?"))
     assert graph.get_state(config("t")).values["recalled"]
     assert [(m.content, meta["langgraph_node"]) for m, meta in events] == [("Noted.", "respond")]
+
+
+@MODES
+def test_a_send_may_leave_out_who_it_is_about(asynchronous: bool) -> None:
+    """The user is named in the state alone, which a Send carries no part of."""
+
+    class State(MessagesState):
+        user_id: str
+
+    class Part(TypedDict):
+        messages: Annotated[list[AnyMessage], add_messages]
+
+    views: list[list[AnyMessage]] = []
+    build = StateGraph(State)
+    build.add_node("respond", seen_by(views), input_schema=Part)
+    build.add_conditional_edges(
+        START,
+        lambda state: [Send("respond", {"messages": [HumanMessage("Where do I live?")]})],
+        ["respond"],
+    )
+    add_memory(build, around="respond", budget=BUDGET)
+    store = InMemoryStore()
+    store.put(FACTS, "f", {"text": FACT, "kind": "address", "status": "current"})
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+    where = {"configurable": {"thread_id": "t"}}
+    run(graph, {**say("Hello"), "user_id": "ann@example.com"}, where, asynchronous)
+    assert any(FACT in str(m.content) for m in views[0])
+
+
+@MODES
+@pytest.mark.parametrize("record", [True, False])
+def test_a_turn_is_not_finished_as_another_person(record: bool, asynchronous: bool) -> None:
+    def respond(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(interrupt("May I?"))]}
+
+    build = started()
+    build.add_node("respond", respond)
+    add_memory(build, around="respond", budget=BUDGET, record_turns=record)
+    store = InMemoryStore()
+    graph = build.compile(checkpointer=InMemorySaver(), store=store)
+    run(graph, say(FACT), config("t"), asynchronous)
+    with pytest.raises(ConfigError, match="begun with another 'user_id'"):
+        run(graph, Command(resume="Approved."), config("t", "boss"), asynchronous)
+    assert store.search(("users", "boss")) == []
+    values = run(graph, None, config("t"), asynchronous)
+    assert [m.content for m in values["messages"]] == [FACT, "Approved."]
+    assert [item.value["text"] for item in store.search(FACTS)] == [FACT]
+    # A thread of several persons is another thing: each turn has its own.
+    run(graph, say("I have two cats."), config("t", "boss"), asynchronous)
+    run(graph, Command(resume="Noted."), config("t", "boss"), asynchronous)
+    (item,) = store.search(("users", "boss", "facts"))
+    assert item.value["text"] == "I have two cats."

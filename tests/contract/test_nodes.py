@@ -181,7 +181,7 @@ def test_people_never_see_each_others_memories(dsn: str) -> None:
     with semantic(dsn) as store:
         store.setup()
         graph = memory_graph().compile(checkpointer=InMemorySaver(), store=store)
-        users = ["ann@example.com", "ann@example%2Ecom", "ann", "a.nn"]
+        users = ["ann@example.com", "ann@example%2Ecom", "ann", "a.nn", "{ann}", "{user_id}"]
         for n, user in enumerate(users):
             text = f"I live at {n} Linden Street."
             graph.invoke({"messages": [HumanMessage(text)]}, config(f"told-{n}", user))

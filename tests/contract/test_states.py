@@ -1,7 +1,9 @@
 """The nodes on every kind of state, and the errors for states and graphs that lack something."""
 
+import asyncio
 import operator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -271,3 +273,43 @@ def test_add_memory_never_lets_the_view_become_the_history(how: str) -> None:
 def test_wrong_arguments_fail_when_the_node_is_built(build: Any) -> None:
     with pytest.raises(ConfigError):
         build()
+
+
+@pytest.mark.parametrize("mode", ["values", "messages"])
+def test_streaming_gives_the_history_no_ids(mode: Any) -> None:
+    """LangGraph gives ids, in place, to the messages that it streams."""
+    store = memory_store()
+    graph = memory_graph(Appending).compile(checkpointer=InMemorySaver(), store=store)
+    for text in ("I live in Kiel.", "I have two cats."):
+        list(graph.stream({"messages": [HumanMessage(text)]}, config("t"), stream_mode=mode))
+    people = [m for m in graph.get_state(config("t")).values["messages"] if m.type == "human"]
+    assert [m.id for m in people] == [None, None]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_turn_keeps_its_time_where_no_checkpoint_says_that_it_was_recorded(
+    asynchronous: bool,
+) -> None:
+    days = [datetime(2026, 5, 1, tzinfo=UTC)]
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("record", TurnRecorder(clock=lambda: days[-1]))
+    builder.add_edge(START, "record")
+    store = InMemoryStore()
+    graph = builder.compile(store=store)
+
+    def say(*messages: AnyMessage) -> dict[str, Any]:
+        days.append(days[-1] + timedelta(days=1))
+        given: Any = {"messages": list(messages)}
+        if asynchronous:
+            asyncio.run(graph.ainvoke(given, config("t")))
+        else:
+            graph.invoke(given, config("t"))
+        found = store.search(("users", "ann@example%2Ecom", "turns"))
+        return {item.value["text"]: item.value for item in found}
+
+    first = say(HumanMessage("I live in Kiel.", id="1"))
+    then = say(HumanMessage("I live in Kiel.", id="1"), HumanMessage("And in Bonn.", id="2"))
+    assert then["user: I live in Kiel."] == first["user: I live in Kiel."]
+    assert [value["position"] for value in then.values()] == [0, 1]
+    edited = say(HumanMessage("I live in Ulm.", id="1"), HumanMessage("And in Bonn.", id="2"))
+    assert sorted(edited) == ["user: And in Bonn.", "user: I live in Ulm."]

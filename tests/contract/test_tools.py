@@ -117,6 +117,7 @@ def test_a_call_that_runs_twice_remembers_once() -> None:
         (call("remember", text="My password is hunter2!xyz"), "never kept"),
         (call("forget", key=""), "no memory with the key"),
         (call("forget", key="nothing"), "no memory with the key"),
+        (call("forget", key="x" * 9_000), "no memory with the key 'xxxxxxxx"),
         (call("search_memory", query=" "), "say what to look for"),
         (call("search_memory"), "query"),
         (call("remember", text=["a"]), "text"),
@@ -124,8 +125,34 @@ def test_a_call_that_runs_twice_remembers_once() -> None:
 )
 def test_what_cannot_be_used_is_told_to_the_model(message: AIMessage, says: str) -> None:
     store = InMemoryStore()
-    assert says in use(store, message)
+    told = use(store, message)
+    assert says in told
+    assert len(told) < 1_000
     assert book(store).all() == []
+
+
+@both
+def test_two_corrections_of_one_memory_at_once_are_told_to_the_model(how: str) -> None:
+    store = InMemoryStore()
+    use(store, call("remember", text="I live in Kiel."))
+    (fact,) = book(store).all()
+    corrections = [
+        {"name": "remember", "args": {"text": text, "replaces": fact.key}, "id": text}
+        for text in ("I live in Bonn.", "I live in Ulm.")
+    ]
+    graph = graph_of(store=store)
+    turn = {"messages": [said("I moved.", "05-01"), AIMessage("", tool_calls=corrections)]}
+    done = (
+        graph.invoke(turn, config("t"))
+        if how == "sync"
+        else asyncio.run(graph.ainvoke(turn, config("t")))
+    )
+    told = [str(m.content) for m in done["messages"][-2:]]
+    assert sorted(text.partition(":")[0] for text in told) == [
+        "not remembered",
+        "remembered, in place of 'I live in Kiel.'",
+    ]
+    assert len(book(store).all(status="current")) == 1
 
 
 # What a model may write into arguments, to get at somebody else's.

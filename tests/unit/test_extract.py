@@ -180,6 +180,28 @@ def test_a_backlog_is_read_in_calls_of_bounded_size() -> None:
     assert all(sum(f"message {n} " in text for text in asked) == 1 for n in range(9))
 
 
+def test_without_a_checkpointer_the_store_says_what_was_read() -> None:
+    model = ScriptedModel(lambda _: facts_reply())
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(MemoryState)
+    builder.add_node("remember", FactExtractor(model, batch_chars=300))
+    builder.add_edge(START, "remember")
+    graph = builder.compile(store=InMemoryStore())
+    said_all = [
+        message
+        for n in range(9)
+        for message in (
+            AIMessage(f"Question {n}?", id=f"a{n}"),
+            HumanMessage(f"message {n} " + "x" * 90, id=f"h{n}"),
+        )
+    ]
+    for _ in range(6):
+        graph.invoke({"messages": said_all}, config("t"))
+    asked = [str(prompt[1].content) for prompt in model.prompts]
+    assert all(len(text) < 600 for text in asked)
+    assert all(sum(f"message {n} " in text for text in asked) == 1 for n in range(9))
+    assert all(any(f"Question {n}?" in t and f"message {n} " in t for t in asked) for n in range(9))
+
+
 def test_a_message_that_the_model_refuses_holds_up_nothing_for_ever() -> None:
     def answer(prompt: Any) -> AIMessage:
         shown = str(prompt[1].content)
