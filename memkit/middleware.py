@@ -65,10 +65,13 @@ class MemoryMiddleware(AgentMiddleware[AgentMemoryState, Any, Any]):
             checkpointer=checkpointer, store=store,
         ).invoke({"messages": [...]}, {"configurable": {"thread_id": "t1", "user_id": "ann"}})
 
-    Beside other middleware: what stands before it in the list sees the messages as they are, what
-    stands behind it sees the view. Middleware that rewrites the history itself
+    Beside other middleware it comes last: what stands before it in the list sees the messages as
+    they are, what stands behind it sees the view. Middleware that rewrites the history itself
     (SummarizationMiddleware) is not needed, and what it removes before the agent has answered is
     not read for facts.
+
+    An agent that another one calls as a tool is told things by that one, in human messages; give
+    this to the agent that persons talk to.
 
     Args:
         model: For extraction and summaries: a chat model, a name for `init_chat_model`, or None

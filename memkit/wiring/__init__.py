@@ -37,7 +37,20 @@ from memkit.wiring.served import ServedWithView
 # What the keys that memkit adds are to hold.
 _HELD: dict[str, Any] = {
     "summary": {"text": "", "through_id": "", "tokens": 0, "updated_at": ""},
-    "recalled": [{"key": "", "source": "facts", "text": "", "score": None}],
+    "recalled": [
+        {
+            "key": "",
+            "source": "facts",
+            "text": "",
+            "kind": "",
+            "last_updated": None,
+            "last_confirmed": None,
+            "freshness": "fresh",
+            "score": None,
+            "message_ids": [],
+            "thread_id": None,
+        }
+    ],
     "memory": {"trim": {"writes": 1}},
 }
 

@@ -275,6 +275,18 @@ def test_wrong_arguments_fail_when_the_node_is_built(build: Any) -> None:
         build()
 
 
+@pytest.mark.parametrize("state", [MemoryState, DeltaMemoryState, Appending, Delta, Data, Model])
+def test_add_memory_finds_its_keys_in_a_state_that_has_them(state: Any) -> None:
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(state)
+    builder.add_node("respond", lambda _: {"messages": [AIMessage("Noted.")]})
+    builder.add_edge(START, "respond")
+    add_memory(builder, around="respond", budget=BUDGET)
+    graph = builder.compile(checkpointer=InMemorySaver(), store=memory_store())
+    graph.invoke({"messages": [HumanMessage("I live in Kiel.")]}, config("t"))
+    graph.invoke({"messages": [HumanMessage("Where do I live?")]}, config("u"))
+    assert [one["text"] for one in graph.get_state(config("u")).values["recalled"]]
+
+
 @pytest.mark.parametrize("mode", ["values", "messages"])
 def test_streaming_gives_the_history_no_ids(mode: Any) -> None:
     """LangGraph gives ids, in place, to the messages that it streams."""
